@@ -1,0 +1,203 @@
+"""User-mode Linux as a workbench: root, a real kernel, real block devices, on the host's files.
+
+The host needs no root, no loop devices and no device-mapper for it. A script sees the whole
+file tree of the host (with the rights of the user who started it) and its disks as `/dev/ubda`,
+`/dev/ubdb`, ... with their partitions `/dev/ubda1` and so on. /proc, /sys, /dev and an empty
+/run are mounted; ext4, vfat, dm-crypt and their ciphers work. There is no network, no systemd and
+no udev.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from crfs.errors import RehearsalError
+
+KERNEL = "linux.uml"
+MODULES = Path("/usr/lib/uml/modules")
+MAX_DISKS = 8
+
+# dm_crypt's own request for these comes too late in user-mode Linux: opening a volume then
+# fails with "encrypted_key: failed to alloc_cipher".
+FIRST_MODULES = ("cbc", "hmac", "dm_mod", "dm_crypt", "adiantum", "vfat", "loop")
+
+_INIT = """#!/bin/sh
+# First process of a user-mode Linux workbench: prepare, run the script, note its exit code.
+work={work}
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p /run/lock /run/cryptsetup /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts 2>/dev/null
+echo "$work/modprobe" >/proc/sys/kernel/modprobe
+for module in {modules}; do "$work/modprobe" -q "$module"; done
+[ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
+. "$work/environment"
+cd {cwd}
+"$work/script" </dev/null >"$work/output" 2>&1
+code=$?
+cd /
+sync
+echo "$code" >"$work/code.new"
+mv "$work/code.new" "$work/code"
+echo o >/proc/sysrq-trigger
+sleep 60
+"""
+
+_MODPROBE = """#!/bin/sh
+# The kernel and the tools ask for modules by this door: the host has none of this kernel's.
+exec {modprobe} -d {work} "$@"
+"""
+
+
+@dataclass(frozen=True)
+class UmlResult:
+    """What a script in user-mode Linux came to: exit code and everything it printed."""
+
+    code: int
+    output: str
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the script ended with exit code 0."""
+        return self.code == 0
+
+
+def run_in_uml(
+    script: str,
+    *,
+    disks: Sequence[Path] = (),
+    mem: int = 512,
+    timeout: float = 300.0,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    check: bool = False,
+) -> UmlResult:
+    """Run `script` as root in user-mode Linux and return its exit code and output.
+
+    `script` is /bin/sh text, unless its first line is another `#!`. `disks` appear in their order
+    as /dev/ubda, /dev/ubdb, ...; they are raw images and are written to. `mem` is in MiB,
+    `timeout` in seconds of the host's clock. `env` is added to a small fixed environment. With
+    `check`, an exit code other than 0 raises as well.
+
+    Raises RehearsalError if user-mode Linux is missing, does not start, is not done in time, or
+    (with `check`) if the script failed.
+    """
+    kernel = shutil.which(KERNEL)
+    if kernel is None:
+        raise RehearsalError(
+            "User-mode Linux is not installed.", advice="apt-get install user-mode-linux"
+        )
+    if len(disks) > MAX_DISKS:
+        raise RehearsalError(f"At most {MAX_DISKS} disks fit into the workbench.")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="crfs-uml-") as name:
+        work = Path(name)
+        _furnish(work, script, env or {}, cwd or Path.cwd())
+        arguments = [kernel, f"mem={mem}M", *_disk_arguments(disks, work)]
+        arguments += ["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw"]
+        arguments += [f"init={work}/init", f"uml_dir={work}/", "umid=workbench"]
+        arguments += ["con=null", "con0=null,fd:1", "quiet", "panic=1"]
+        console = work / "console"
+        in_time = _run_limited(arguments, console, timeout)
+        output = _text(work / "output")
+        code = _text(work / "code").strip()
+        if not code:
+            reason = "did not end" if in_time else f"was not done within {timeout:.0f} s"
+            tail = (output + "\n" + _text(console))[-4000:]
+            raise RehearsalError(f"A script in user-mode Linux {reason}. Last output:\n{tail}")
+    result = UmlResult(int(code), output, time.monotonic() - started)
+    if check and not result.ok:
+        raise RehearsalError(
+            f"A script in user-mode Linux failed with code {result.code}:\n{output[-4000:]}"
+        )
+    return result
+
+
+def _furnish(work: Path, script: str, env: Mapping[str, str], cwd: Path) -> None:
+    """Write all that the first process needs into `work`."""
+    work.chmod(0o755)  # services that give up root still have to reach it
+    release = max(MODULES.iterdir(), default=None) if MODULES.is_dir() else None
+    if release is not None:
+        modules = work / "lib/modules" / release.name
+        modules.parent.mkdir(parents=True)
+        modules.symlink_to(release)
+    variables = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+        "LC_ALL": "C.UTF-8",
+        "DM_DISABLE_UDEV": "1",  # nobody else would make the device nodes
+        "UML_WORK": str(work),
+        **env,
+    }
+    exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in variables.items())
+    (work / "environment").write_text(exports)
+    quoted = shlex.quote(str(work))
+    modprobe = shutil.which("modprobe", path="/usr/sbin:/sbin")
+    if modprobe is None:
+        raise RehearsalError("modprobe is not installed.", advice="apt-get install kmod")
+    programs = {
+        "init": _INIT.format(
+            work=quoted, modules=" ".join(FIRST_MODULES), cwd=shlex.quote(str(cwd))
+        ),
+        "modprobe": _MODPROBE.format(modprobe=modprobe, work=quoted),
+        "script": script if script.startswith("#!") else f"#!/bin/sh\n{script}\n",
+    }
+    for name, text in programs.items():
+        program = work / name
+        program.write_text(text)
+        program.chmod(0o755)
+
+
+def _disk_arguments(disks: Sequence[Path], work: Path) -> list[str]:
+    """`ubdX=` arguments; a link stands for each image, since ',' and ':' mean something there."""
+    arguments = []
+    for index, disk in enumerate(disks):
+        if not disk.is_file():
+            raise RehearsalError(f"There is no disk image {disk}.")
+        link = work / f"disk{index}"
+        link.symlink_to(disk.resolve())
+        arguments.append(f"ubd{chr(ord('a') + index)}={link}")
+    return arguments
+
+
+def _run_limited(arguments: Sequence[str], console: Path, timeout: float) -> bool:
+    """Run a program in a session of its own; end all of it if `timeout` passes. In time?"""
+    with console.open("wb") as log:
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            end_process_group(process)
+    return True
+
+
+def end_process_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that leads its own session, and everything that it started there."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _text(path: Path) -> str:
+    """The text of a file, empty if it is not there."""
+    return path.read_text(errors="replace") if path.is_file() else ""
