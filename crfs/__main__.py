@@ -1,0 +1,7 @@
+"""`python3 -m crfs`."""
+
+import sys
+
+from crfs.cli import main
+
+sys.exit(main())

@@ -1,0 +1,80 @@
+"""The command line: parse, call one subcommand, turn errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from crfs import __version__
+from crfs.errors import CrfsError, UsageError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[:1].upper()}{message[1:]}.", advice=f"'{self.prog} --help'")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="crfs",
+        description="Encrypt the root filesystem of this Raspberry Pi; the key is bound to its "
+        "Zymbit HSM6.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"crfs {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+    encrypt = add("encrypt", "encrypt the root filesystem (two automatic reboots)")
+    encrypt.add_argument("--disk", metavar="DEVICE", help="the card (default: /dev/mmcblk0)")
+    encrypt.add_argument(
+        "--root-part", type=int, metavar="N", help="number of the root partition (default: 2)"
+    )
+    encrypt.add_argument("--usb", metavar="DEVICE", help="the USB stick (default: /dev/sda)")
+    encrypt.add_argument(
+        "--erase-usb", action="store_true", help="the stick may be erased though it holds data"
+    )
+    encrypt.add_argument(
+        "--yes", action="store_true", help="do not ask; does not cover --erase-usb"
+    )
+    encrypt.add_argument("--dry-run", action="store_true", help="show the plan, change nothing")
+
+    status = add("status", "show where a migration is")
+    status.add_argument("--watch", action="store_true", help="keep showing it")
+    status.add_argument("--json", action="store_true", help="for machines")
+    add("resume", "go on with a migration that stopped")
+    add("rollback", "put everything back, as long as the plain root exists")
+    verify = add("verify", "check that the root is encrypted and unlocked by the HSM")
+    verify.add_argument("--json", action="store_true", help="for machines")
+
+    rehearse = add("rehearse", "rehearse the migration on a virtual Raspberry Pi")
+    rehearse.add_argument("--image", metavar="FILE", help="rehearse on a copy of this card image")
+    rehearse.add_argument("--board", choices=("q35", "virt", "uml"), help="the virtual board")
+    rehearse.add_argument("--keep", action="store_true", help="keep the virtual card and stick")
+    commands.add_parser("run")  # for cfg_SD_crfs.service; no help text keeps it out of --help
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code and never raises a traceback at a user's mistake."""
+    try:
+        args = build_parser().parse_args(argv)
+        # Imported only now: `crfs status` and `--help` have to be quick.
+        if args.command == "run":
+            return int(importlib.import_module("crfs.worker").main())
+        return int(importlib.import_module(f"crfs.commands.{args.command}").run(args))
+    except CrfsError as error:
+        print(f"crfs: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("\ncrfs: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

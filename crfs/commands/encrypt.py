@@ -1,0 +1,110 @@
+"""`crfs encrypt`: preflight, plan, one question; then the service works and this follows it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from crfs import keys, luks, model, preflight, probe, progress
+from crfs.commands import follow
+from crfs.commands.common import require_root
+from crfs.errors import CrfsError, Declined
+from crfs.journal import Journal
+from crfs.preflight import Decision, Wanted
+from crfs.steps import ALL, STAGING
+
+
+def run(args: argparse.Namespace) -> int:
+    require_root("encrypt")
+    if progress.is_running():
+        raise follow.busy()
+    wanted = Wanted(args.disk, args.root_part, args.usb, args.erase_usb)
+    facts = preflight.gather()
+    decision = preflight.make_plan(facts, wanted, luks.choose_cipher())
+    if args.dry_run:
+        print(describe(decision))
+        held = "held by zkifc, not asked in a dry run" if facts.services else _ask_hsm()
+        print(f"HSM: {held}")
+        print("This was a dry run: nothing was changed.")
+        return 0
+    keys.take_hsm()
+    try:
+        print(describe(decision))
+        print(f"HSM: {_ask_hsm()}")
+        if not args.yes:
+            _ask(decision)
+        journal = Journal(Path(decision.plan.boot.mount))
+        journal.write(model.Record(plan=decision.plan, state=STAGING, boot_id=probe.boot_id()))
+    except (CrfsError, KeyboardInterrupt):
+        keys.give_back_hsm(facts.services)
+        raise
+    follow.start()
+    return follow.follow()
+
+
+def _ask_hsm() -> str:
+    keys.random_bytes(32)
+    return "answers"
+
+
+def describe(decision: Decision) -> str:
+    """The plan, for a person to agree to."""
+    plan = decision.plan
+    root = f"{plan.card.path} partition {plan.card.root_number}"
+    lines = [
+        "Now:",
+        _indent(probe.lsblk_tree()),
+        "",
+        f"Card:  {decision.card.describe()}",
+        f"Stick: {decision.stick.describe()}",
+        "",
+        "What will happen (two automatic reboots):",
+        *(f"  {number:2}. {step.title}" for number, step in enumerate(ALL, 1)),
+        "",
+        "What will be erased:",
+        f"  the stick, {decision.stick.describe()}"
+        + ("".join(f"\n    {one}" for one in decision.found_on_stick) or " (blank)"),
+        f"  the plain root on {root}, after it was proven on the stick and in a boot",
+        "",
+        "Afterwards:",
+        _indent(_after(decision)),
+        "",
+        f"How much: {probe.human(plan.used)} are copied out and back; "
+        f"encryption: {plan.cipher.name}, {plan.cipher.key_bits} bits.",
+        f"How long: about {progress.clock(progress.estimate(plan))}. Services stop for the second "
+        "half.",
+        "A power cut at any time loses nothing: the work goes on at the next boot.",
+        *(f"Warning: {one}" for one in decision.warnings),
+    ]
+    return "\n".join(lines)
+
+
+def _after(decision: Decision) -> str:
+    disk, plan = decision.card, decision.plan
+    lines = [disk.path.removeprefix("/dev/")]
+    for part in disk.children:
+        name = part.path.removeprefix("/dev/")
+        if part.partuuid == plan.card.root_partuuid:
+            lines += [f"|-{name}  crypto_LUKS", f"  `-{model.ROOT_MAPPING}  /"]
+        else:
+            lines.append(f"|-{name}  {' '.join(part.mounts)}".rstrip())
+    return "\n".join(lines)
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.rstrip().splitlines())
+
+
+def _ask(decision: Decision) -> None:
+    """One question, which names what is erased. Raises Declined."""
+    question = (
+        f"\nErase {decision.stick.describe()} and encrypt {decision.card.describe()}?\n"
+        "Type yes to begin: "
+    )
+    if not sys.stdin.isatty():
+        raise Declined(
+            "There is no terminal to ask on.", advice="add '--yes' if you agree to the plan"
+        )
+    if input(question).strip().lower() != "yes":
+        raise Declined("You did not say yes.", advice="'sudo crfs encrypt' asks again")

@@ -1,0 +1,96 @@
+"""Starting the service and following it; the work does not depend on who watches."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from crfs import progress, runner
+from crfs.commands import common
+from crfs.errors import BusyError, CrfsError
+from crfs.model import Halt
+
+UNIT = "cfg_SD_crfs.service"
+_ENDED = ("inactive", "failed")
+
+
+def busy() -> BusyError:
+    return BusyError(
+        "crfs is at work already.",
+        data="That run goes on undisturbed.",
+        advice="'sudo crfs status --watch' follows it",
+    )
+
+
+def start() -> None:
+    """Have systemd do the work."""
+    runner.run(["systemctl", "reset-failed", UNIT], ok=(0, 1))
+    runner.run(["systemctl", "start", UNIT], timeout=300)
+
+
+def follow() -> int:
+    """Show the progress until the worker ends; the exit code tells how."""
+    print(f"The work runs in {UNIT}; 'journalctl -fu cfg_SD_crfs' shows it too.")
+    line = _Line()
+    try:
+        while _state() not in _ENDED:
+            line.show(progress.read_status())
+            time.sleep(1)
+        line.show(progress.read_status())
+    except KeyboardInterrupt:
+        print("\nThe work goes on. 'sudo crfs status --watch' follows it again.")
+        return 0
+    print()
+    found = common.read_journal()
+    if found and found[1].halt:
+        raise halted(found[1].halt)
+    status = progress.read_status()
+    print(status.get("message") or "The work has ended; 'sudo crfs status' tells how.")
+    return 0
+
+
+def halted(halt: Halt) -> CrfsError:
+    """The error that stopped a run, as the journal keeps it."""
+    error = CrfsError(halt.what, data=halt.data, advice=halt.advice)
+    error.code = halt.code
+    return error
+
+
+def _state() -> str:
+    return runner.query(["systemctl", "is-active", UNIT], ok=(0, 3, 4)).strip()
+
+
+class _Line:
+    """One line that is rewritten on a terminal; elsewhere a new line now and then."""
+
+    def __init__(self, write: Callable[[str], Any] = sys.stdout.write) -> None:
+        self._write = write
+        self._terminal = sys.stdout.isatty()
+        self._last = ("", -1)
+
+    def show(self, status: dict[str, Any]) -> None:
+        if not status:
+            return
+        text = render(status)
+        if self._terminal:
+            self._write(f"\r\x1b[K{text[:110]}")
+        else:
+            mark = (str(status.get("step")), int(float(status.get("percent", 0))) // 10)
+            if mark == self._last:
+                return
+            self._last = mark
+            self._write(text + "\n")
+        sys.stdout.flush()
+
+
+def render(status: dict[str, Any]) -> str:
+    """One line of progress."""
+    if not status.get("step"):
+        return str(status.get("message") or status.get("state") or "")
+    left = progress.clock(float(status.get("seconds_left", 0)))
+    return (
+        f"{status['overall']:5.1f} % in all | {status['title']}: {status['percent']:.0f} % | "
+        f"about {left} left"
+    )

@@ -1,0 +1,25 @@
+"""`crfs resume`: go on with a run that stopped."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from crfs import progress
+from crfs.commands import common, follow
+from crfs.errors import StateError
+
+
+def run(args: argparse.Namespace) -> int:
+    common.require_root("resume")
+    if progress.is_running():
+        return follow.follow()
+    found = common.read_journal()
+    if found is None:
+        raise StateError(
+            "There is no migration to resume.", advice="'sudo crfs encrypt' begins one"
+        )
+    journal, record = found
+    journal.write(dataclasses.replace(record, halt=None, attempts=0, trials=0))
+    follow.start()
+    return follow.follow()

@@ -1,0 +1,90 @@
+"""LUKS2 mappings, opened and made with a key that goes through a pipe only."""
+
+from __future__ import annotations
+
+from crfs import probe, runner
+from crfs.errors import CommandError, DisagreementError
+from crfs.model import Cipher
+
+# The key has 4096 random bits: no slow function can add to that, and argon2 may exhaust a Pi.
+_PBKDF = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
+HEADER_BYTES = 16 * 2**20  # cryptsetup's default data offset for LUKS2
+SECTOR = 4096
+
+AES = Cipher("aes-xts-plain64", 512)
+ADIANTUM_12 = Cipher("xchacha12,aes-adiantum-plain64", 256)
+ADIANTUM_20 = Cipher("xchacha20,aes-adiantum-plain64", 256)
+
+
+def cipher_candidates(has_aes: bool) -> tuple[Cipher, ...]:
+    """Ciphers in the order of preference for this CPU."""
+    return (AES,) if has_aes else (ADIANTUM_12, ADIANTUM_20, AES)
+
+
+def usable(cipher: Cipher) -> bool:
+    """Whether the kernel can do this cipher: one short benchmark in memory tells."""
+    argv = ["cryptsetup", "benchmark", "--cipher", cipher.name, "--key-size", str(cipher.key_bits)]
+    return "N/A" not in runner.query(argv, ok=(0, 1), timeout=120).splitlines()[-1]
+
+
+def choose_cipher() -> Cipher:
+    """The first candidate that works here; AES is always there as software."""
+    for cipher in cipher_candidates(probe.cpu_has_aes()):
+        if usable(cipher):
+            return cipher
+    return AES
+
+
+def format_device(path: str, uuid: str, cipher: Cipher, key: bytes, label: str) -> None:
+    """Make a LUKS2 header with our UUID. Destroys what the device held."""
+    runner.run(
+        [
+            "cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--uuid", uuid,
+            "--label", label, "--cipher", cipher.name, "--key-size", str(cipher.key_bits),
+            "--sector-size", str(SECTOR), *_PBKDF, "--key-file", "-", path,
+        ],
+        stdin=key,
+        timeout=300,
+    )  # fmt: skip
+
+
+def key_opens(path: str, key: bytes) -> bool:
+    """Whether the key opens the header on this device."""
+    try:
+        runner.run(["cryptsetup", "open", "--test-passphrase", "--key-file", "-", path], stdin=key)
+    except CommandError:
+        return False
+    return True
+
+
+def open_mapping(path: str, name: str, uuid: str, key: bytes) -> None:
+    """Open `path` as /dev/mapper/`name`; a mapping of this name must be of the same header.
+
+    Raises DisagreementError if the name stands for something else.
+    """
+    there = probe.luks_of_mapping(name)
+    if there == uuid:
+        return
+    if probe.mapping_path(name).exists():
+        raise DisagreementError(
+            f"/dev/mapper/{name} is open and belongs to something else ({there or 'no LUKS'}).",
+            data="No disk was written to.",
+            advice=f"close it ('sudo cryptsetup close {name}'), then 'sudo crfs resume'",
+        )
+    runner.run(["cryptsetup", "open", "--key-file", "-", path, name], stdin=key)
+    runner.run(["udevadm", "settle", "--timeout=30"])
+
+
+def close_mapping(name: str) -> None:
+    """Close a mapping if it is open."""
+    if probe.mapping_path(name).exists():
+        runner.run(["cryptsetup", "close", name])
+
+
+def erase(path: str) -> None:
+    """Destroy all keyslots and the header: what was encrypted cannot be opened any more."""
+    runner.run(["cryptsetup", "luksErase", "--batch-mode", path], ok=(0, 1))
+    runner.run(["wipefs", "--all", "--force", path])
+    runner.run(
+        ["dd", "if=/dev/zero", f"of={path}", "bs=1M", f"count={HEADER_BYTES >> 20}", "conv=fsync"]
+    )

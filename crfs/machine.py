@@ -1,0 +1,175 @@
+"""The persistent state machine of a migration.
+
+A state is written to the journal before its work begins (`before_state_change`), so that a cut
+at any moment finds the machine in a state whose work can be repeated. Where each boot landed is
+asked of the devices; `reconcile` brings the two together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transitions import Machine
+
+from crfs import bootfiles, probe, steps
+from crfs.errors import DisagreementError
+from crfs.model import STAGE_MAPPING, Halt
+from crfs.steps import (
+    DONE,
+    FINISHING,
+    RESTORING,
+    ROLLING_BACK,
+    SETTLING,
+    STAGING,
+    TRYING_ROOT,
+    TRYING_STAGE,
+)
+
+STATES = (*steps.BY_STATE, DONE, ROLLING_BACK)
+TRANSITIONS: tuple[tuple[str, Any, str], ...] = (
+    ("settle", STAGING, SETTLING),
+    ("try_stage", SETTLING, TRYING_STAGE),
+    ("fall_back", [SETTLING, TRYING_STAGE, RESTORING], STAGING),
+    ("restore", TRYING_STAGE, RESTORING),
+    ("try_root", RESTORING, TRYING_ROOT),
+    ("finish", TRYING_ROOT, FINISHING),
+    ("retry_root", FINISHING, TRYING_ROOT),
+    ("complete", FINISHING, DONE),
+    ("roll_back", [STAGING, SETTLING, TRYING_STAGE, RESTORING], ROLLING_BACK),
+)
+# What comes after the steps of a state.
+NEXT = {STAGING: "settle", SETTLING: "try_stage", RESTORING: "try_root", FINISHING: "complete"}
+MAX_TRIALS = 3
+MAX_ATTEMPTS = 5
+
+_WHERE = {
+    bootfiles.PLAIN: "the card's plain root",
+    bootfiles.STAGE: "the stick",
+    bootfiles.ROOT: "cryptrfs",
+}
+
+
+class Migration:
+    """The machine over a context; its triggers are the first names in TRANSITIONS."""
+
+    state: str
+
+    def __init__(self, context: steps.Context) -> None:
+        self.context = context
+        self._machine = Machine(
+            self,
+            states=list(STATES),
+            initial=context.record.state,
+            auto_transitions=False,
+            send_event=True,
+            before_state_change=self._persist,
+        )
+        for trigger, source, target in TRANSITIONS:
+            self._machine.add_transition(trigger, source, target)
+
+    def _persist(self, event: object) -> None:
+        target = event.transition.dest  # type: ignore[attr-defined]
+        changes = {"state": target, "step": "", "finished": (), "attempts": 0, "offset": 0}
+        if target in (TRYING_STAGE, TRYING_ROOT):
+            changes["trials"] = self.context.record.trials + 1
+        if target in (RESTORING, FINISHING):
+            changes["trials"] = 0
+        self.context.save(**changes, boot_id=probe.boot_id(), halt=None)
+
+    def reconcile(self) -> Halt | None:
+        """Bring the journal's state in line with the root that this boot runs from.
+
+        Returns a Halt where a person is needed. Raises DisagreementError where the two cannot be
+        brought together.
+        """
+        record = self.context.record
+        uuids = record.plan.uuids
+        where = probe.running_from(uuids.root_luks, uuids.stage_luks)
+        same_boot = record.boot_id == probe.boot_id()
+        match (self.state, where):
+            case ("staging", bootfiles.PLAIN) | ("restoring", bootfiles.STAGE):
+                return None
+            case ("finishing", bootfiles.ROOT) | ("rolling_back", _):
+                return None
+            case ("settling", bootfiles.PLAIN):
+                if not same_boot:
+                    # Services have run since: most of the copying is done beside them again.
+                    self._trigger("fall_back")
+                return None
+            case ("trying_stage", bootfiles.STAGE):
+                self._require_unlocked(STAGE_MAPPING)
+                self._trigger("restore")
+                return None
+            case ("trying_stage", bootfiles.PLAIN):
+                return None if same_boot else self._fell_back("the stick")
+            case ("restoring", bootfiles.PLAIN) if not record.destroyed:
+                self._trigger("fall_back")
+                return None
+            case ("trying_root", bootfiles.ROOT):
+                self._trigger("finish")
+                return None
+            case ("trying_root", bootfiles.STAGE):
+                return None if same_boot else self._fell_back("cryptrfs")
+            case ("finishing", bootfiles.STAGE):
+                self._trigger("retry_root")
+                return None
+        raise DisagreementError(
+            f"The journal says '{self.state}', but this boot runs from {_WHERE[where]}.",
+            data="No disk was written to.",
+            advice="look at 'sudo crfs status'; if you restored a backup of the card or of its "
+            "boot partition, restore both from the same time",
+        )
+
+    def _fell_back(self, target: str) -> Halt | None:
+        """A trial boot did not reach its goal: try again, or stop and say why."""
+        record = self.context.record
+        note = self.context.boot.failure_note
+        plain = self.state == TRYING_STAGE
+        data = (
+            "The card is untouched and in use as before."
+            if plain
+            else "The verified copy on the stick is whole; this system runs from it."
+        )
+        ways = "'sudo crfs resume' tries again"
+        if plain:
+            ways += ", 'sudo crfs rollback' puts everything back"
+        if note.exists():
+            said = probe.printable(note.read_text(errors="replace").strip()).removeprefix("hsm: ")
+            return Halt(
+                code=15,
+                what=f"The trial boot from {target} failed, because the HSM did not open the "
+                f"key: {said}",
+                data=data,
+                advice=f"look at the blue LED and the module's seat; then {ways}",
+                needs_human=True,
+            )
+        if record.trials >= MAX_TRIALS:
+            return Halt(
+                code=15,
+                what=f"{record.trials} trial boots from {target} did not reach their goal.",
+                data=data,
+                advice=f"look at the screen or serial console during such a boot; {ways}",
+                needs_human=True,
+            )
+        if plain:
+            self._trigger("fall_back")
+        else:
+            self.context.save(
+                finished=(), boot_id=probe.boot_id(), trials=record.trials + 1, halt=None
+            )
+        return None
+
+    def advance(self) -> None:
+        """All steps of the state are done: on to the next."""
+        self._trigger(NEXT[self.state])
+
+    def _trigger(self, name: str) -> None:
+        getattr(self, name)()
+
+    def _require_unlocked(self, mapping: str) -> None:
+        if not probe.unlocked_by_hsm(mapping):
+            raise DisagreementError(
+                "This boot runs from the stick, but it was not the HSM that unlocked it.",
+                data="The card's root is untouched.",
+                advice="reboot: the card's own root is still the default",
+            )

@@ -1,0 +1,396 @@
+"""Facts: everything crfs reads of the machine, in one place, as plain data.
+
+Nothing here changes anything. Devices are enumerated once into `Disk` and `Part`; whoever acts
+later finds them again by identity (`find_card`, `find_stick`), never by a remembered name.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyudev
+
+from crfs import bootfiles, runner
+from crfs.errors import DisagreementError, HostError, LayoutError, StickError
+from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Card, Stick
+
+CONFIG = Path("/etc/crfs.conf")
+RUN = Path("/run/crfs")
+# Left by the keyscript in the initramfs: "<mapping> <boot id>" of an unlock by the HSM.
+UNLOCKED = RUN / "unlocked"
+# Where the initramfs leaves the stage's filesystem below the overlay.
+STAGE_BELOW = RUN / "below"
+BOOT_MOUNTS = (Path("/boot/firmware"), Path("/boot"))
+
+_LSBLK = "NAME,PATH,TYPE,SIZE,RO,RM,FSTYPE,LABEL,UUID,PARTUUID,PTUUID,MODEL,SERIAL,TRAN,MOUNTPOINTS"
+
+
+@dataclass(frozen=True)
+class Block:
+    """One row of lsblk with what is stacked on it; sizes in bytes, absent texts are ""."""
+
+    path: str
+    kind: str  # disk, part, crypt, lvm ...
+    size: int
+    read_only: bool
+    removable: bool
+    fstype: str
+    label: str
+    uuid: str
+    partuuid: str
+    table_id: str
+    model: str
+    serial: str
+    transport: str
+    mounts: tuple[str, ...]
+    children: tuple[Block, ...]
+
+    @property
+    def number(self) -> int:
+        """The partition's number, 0 for what is no partition."""
+        found = re.search(r"(\d+)$", self.path)
+        return int(found[1]) if found and self.kind == "part" else 0
+
+    def walk(self) -> Iterator[Block]:
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+    def describe(self) -> str:
+        """Model, size and serial, as a user can read them off the thing on the table."""
+        name = self.model or ("USB stick" if self.transport == "usb" else "disk")
+        serial = f", serial {self.serial}" if self.serial else ""
+        return f"{self.path}: {name}, {human(self.size)}{serial}"
+
+
+def human(size: float) -> str:
+    """Bytes in the units that are printed on cards and sticks."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB" if size < 1000 else f"{size / 1000:.1f} TB"
+
+
+def parse_lsblk(text: str) -> list[Block]:
+    """The disks in lsblk's JSON. Raises HostError where it is not what lsblk writes."""
+    try:
+        return [_block(row) for row in json.loads(text)["blockdevices"]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+        raise HostError(
+            f"The output of lsblk cannot be understood ({problem}).",
+            advice="check that util-linux 2.37 or later is installed",
+        ) from None
+
+
+def _block(row: Any) -> Block:
+    def text(name: str) -> str:
+        value = row.get(name)
+        return value.strip() if isinstance(value, str) else ""
+
+    return Block(
+        path=str(row["path"]),
+        kind=str(row["type"]),
+        size=int(row["size"] or 0),
+        read_only=bool(row["ro"]),
+        removable=bool(row["rm"]),
+        fstype=text("fstype"),
+        label=text("label"),
+        uuid=text("uuid"),
+        partuuid=text("partuuid"),
+        table_id=text("ptuuid"),
+        model=text("model"),
+        serial=text("serial"),
+        transport=text("tran"),
+        mounts=tuple(str(one) for one in row.get("mountpoints") or () if one),
+        children=tuple(_block(one) for one in row.get("children") or ()),
+    )
+
+
+def disks() -> list[Block]:
+    """All disks with their partitions and mappings, serials completed from udev."""
+    text = runner.query(["lsblk", "--json", "--bytes", "--tree", "--output", _LSBLK])
+    return [_with_identity(disk) for disk in parse_lsblk(text) if disk.kind in ("disk", "loop")]
+
+
+def _with_identity(disk: Block) -> Block:
+    """Cards tell serial and name through udev's or sysfs' attributes, not through lsblk."""
+    try:
+        device = pyudev.Devices.from_device_file(pyudev.Context(), disk.path)
+    except (pyudev.DeviceNotFoundError, OSError, ValueError):
+        return disk
+    serial = disk.serial or device.properties.get("ID_SERIAL_SHORT", "") or _sysfs(device, "cid")
+    model = disk.model or device.properties.get("ID_NAME", "") or _sysfs(device, "name")
+    return Block(**{**disk.__dict__, "serial": printable(serial), "model": printable(model)})
+
+
+def _sysfs(device: Any, attribute: str) -> str:
+    parent = device.parent
+    if parent is None or attribute not in parent.attributes.available_attributes:
+        return ""
+    return str(parent.attributes.asstring(attribute)).strip()
+
+
+def printable(text: str) -> str:
+    """Names come from the device's maker, or an attacker: only printable characters."""
+    return "".join(one if one.isprintable() else "?" for one in text)[:64]
+
+
+def printable_line(text: str) -> str:
+    """Several lines as one."""
+    return "".join(one if one.isprintable() else " " for one in " ".join(text.split()))
+
+
+def lsblk_tree() -> str:
+    """What the user would see by typing lsblk."""
+    return runner.query(["lsblk", "--output", "NAME,MAJ:MIN,RM,SIZE,RO,TYPE,MOUNTPOINTS"])
+
+
+@dataclass(frozen=True)
+class Mount:
+    target: str
+    source: str
+    fstype: str
+    options: tuple[str, ...]
+
+
+def parse_mounts(text: str) -> list[Mount]:
+    """/proc/self/mounts as data; the kernel writes blanks in names as octal escapes."""
+    mounts = []
+    for line in text.splitlines():
+        fields = line.split(" ")
+        if len(fields) >= 4:
+            source, target = (_unescape(one) for one in fields[:2])
+            mounts.append(Mount(target, source, fields[2], tuple(fields[3].split(","))))
+    return mounts
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+
+
+def mount_of(target: str) -> Mount | None:
+    """What is mounted at exactly this place, the topmost if there are several."""
+    text = Path("/proc/self/mounts").read_text(errors="surrogateescape")
+    found = [one for one in parse_mounts(text) if one.target == target]
+    return found[-1] if found else None
+
+
+def boot_mount() -> Path:
+    """The mount point of the boot partition. Raises LayoutError where there is none."""
+    for folder in BOOT_MOUNTS:
+        mount = mount_of(str(folder))
+        if mount and mount.fstype == "vfat" and (folder / "config.txt").exists():
+            return folder
+    raise LayoutError(
+        "No boot partition is mounted: neither /boot/firmware nor /boot is a FAT filesystem "
+        "with a config.txt.",
+        advice="mount it ('sudo mount /boot/firmware'), check /etc/fstab, then try again",
+    )
+
+
+def root_source() -> str:
+    """The device under /; in phase 2 the one under the overlay."""
+    mount = mount_of("/")
+    if mount is not None and mount.fstype == "overlay":
+        mount = mount_of(str(STAGE_BELOW)) or mount
+    if mount is None:
+        return ""
+    if mount.source == "/dev/root":
+        number = os.stat("/").st_dev
+        link = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve()
+        return f"/dev/{link.name}"
+    return os.path.realpath(mount.source) if mount.source.startswith("/") else mount.source
+
+
+def mapping_path(name: str) -> Path:
+    return Path("/dev/mapper") / name
+
+
+def running_from(plan_root: str, plan_stage: str) -> str:
+    """Which root this boot runs from: stage, root, or plain. Decided by the LUKS UUIDs."""
+    source = root_source()
+    for name, luks, kind in (
+        (STAGE_MAPPING, plan_stage, bootfiles.STAGE),
+        (ROOT_MAPPING, plan_root, bootfiles.ROOT),
+    ):
+        path = mapping_path(name)
+        if path.exists() and os.path.realpath(path) == source and luks_of_mapping(name) == luks:
+            return kind
+    return bootfiles.PLAIN
+
+
+def luks_of_mapping(name: str) -> str:
+    """The LUKS UUID that an open mapping belongs to, "" if it is not open or no LUKS."""
+    path = mapping_path(name)
+    if not path.exists():
+        return ""
+    uuid = Path(f"/sys/class/block/{Path(os.path.realpath(path)).name}/dm/uuid")
+    found = re.fullmatch(r"CRYPT-LUKS2-([0-9a-f]{32})-.*", uuid.read_text().strip())
+    if not found:
+        return ""
+    digits = found[1]
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def unlocked_by_hsm(mapping: str) -> bool:
+    """Whether the HSM unlocked this mapping in this very boot."""
+    try:
+        lines = UNLOCKED.read_text().splitlines()
+    except OSError:
+        return False
+    return f"{mapping} {boot_id()}" in lines
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def kernel_cmdline() -> str:
+    return Path("/proc/cmdline").read_text(errors="surrogateescape").strip()
+
+
+def kernel_release() -> str:
+    return platform.release()
+
+
+def cpu_has_aes() -> bool:
+    """Whether the CPU has AES instructions ("Features" on ARM, "flags" on x86)."""
+    text = Path("/proc/cpuinfo").read_text(errors="replace")
+    return any(
+        "aes" in line.split(":", 1)[1].split()
+        for line in text.splitlines()
+        if line.startswith(("Features", "flags")) and ":" in line
+    )
+
+
+def firmware_has_tryboot() -> bool:
+    """Whether the firmware knows one-shot boots; /etc/crfs.conf may say it ([boot] tryboot)."""
+    config = configparser.ConfigParser()
+    try:
+        config.read(CONFIG)
+        chosen = config.get("boot", "tryboot", fallback="auto")
+    except configparser.Error:
+        chosen = "auto"
+    if chosen in ("yes", "no"):
+        return chosen == "yes"
+    return Path("/proc/device-tree/chosen/bootloader/tryboot").exists()
+
+
+def command_exists(name: str) -> bool:
+    return shutil.which(name, path=runner.PATH) is not None
+
+
+def unit_active(unit: str) -> bool:
+    return runner.query(["systemctl", "is-active", unit], ok=(0, 3, 4)).strip() == "active"
+
+
+# What brings network and ssh on Debian and Raspberry Pi OS.
+_KEEPABLE = (
+    "NetworkManager.service",
+    "dhcpcd.service",
+    "networking.service",
+    "ssh.service",
+    "systemd-networkd.service",
+    "systemd-resolved.service",
+    "wpa_supplicant.service",
+)
+
+
+def kept_units() -> tuple[str, ...]:
+    """Network and ssh services that this system starts."""
+    return tuple(
+        unit
+        for unit in _KEEPABLE
+        if runner.query(["systemctl", "is-enabled", unit], ok=(0, 1, 4)).strip() == "enabled"
+    )
+
+
+def blkid(path: str, tag: str) -> str:
+    """One tag of a device's superblock read from the medium, not from a cache; "" if none."""
+    return runner.query(
+        ["blkid", "--probe", "--match-tag", tag, "--output", "value", path], ok=(0, 2, 8)
+    ).strip()
+
+
+def used_bytes(folder: str = "/") -> tuple[int, int]:
+    """Bytes in use and number of inodes of a mounted filesystem."""
+    facts = os.statvfs(folder)
+    return (facts.f_blocks - facts.f_bfree) * facts.f_frsize, facts.f_files
+
+
+def find_card(card: Card) -> Block:
+    """The planned card among today's disks. Raises LayoutError unless there is exactly one."""
+    found = [
+        disk
+        for disk in disks()
+        if disk.table_id == card.table_id
+        and disk.size == card.size
+        and (not card.serial or disk.serial == card.serial)
+    ]
+    if len(found) != 1:
+        raise LayoutError(
+            f"The card of this migration ({card.model or card.path}, {human(card.size)}, disk id "
+            f"{card.table_id}) was found {len(found)} times.",
+            data="No disk was written to.",
+            advice="put in exactly the card that the migration began with, then 'sudo crfs resume'",
+        )
+    return found[0]
+
+
+def root_partition(card: Card) -> Block:
+    """The card's root partition today. Raises LayoutError where it is not as planned."""
+    for part in find_card(card).children:
+        if part.partuuid == card.root_partuuid and part.size == card.root_size:
+            return part
+    raise LayoutError(
+        f"The card has no partition {card.root_partuuid} of {human(card.root_size)} any more.",
+        data="No disk was written to.",
+        advice="do not write to the card; look at 'lsblk' and 'sudo crfs status'",
+    )
+
+
+def find_stage(luks_uuid: str) -> Block:
+    """The stick that carries our LUKS header. Raises StickError unless there is exactly one."""
+    found = [disk for disk in disks() if blkid(disk.path, "UUID") == luks_uuid]
+    if len(found) != 1:
+        raise StickError(
+            f"The stick of this migration (LUKS {luks_uuid}) was found {len(found)} times.",
+            data="No disk was written to.",
+            advice="plug in exactly the stick that the migration began with, then "
+            "'sudo crfs resume'",
+        )
+    return found[0]
+
+
+def find_stick(stick: Stick, card: Card) -> Block:
+    """The stick as planned, before it carries our header. Raises StickError, DisagreementError."""
+    found = [
+        disk
+        for disk in disks()
+        if disk.size == stick.size
+        and disk.serial == stick.serial
+        and disk.model == stick.model
+        and disk.table_id != card.table_id
+    ]
+    if len(found) != 1:
+        raise StickError(
+            f"The stick of this migration ({stick.model or stick.path}, {human(stick.size)}, "
+            f"serial {stick.serial or 'unknown'}) was found {len(found)} times.",
+            data="The card is untouched.",
+            advice="plug in exactly that stick, then 'sudo crfs resume'",
+        )
+    if found[0].path == find_card(card).path:
+        raise DisagreementError(
+            "Stick and card are the same device.", data="No disk was written to."
+        )
+    return found[0]

@@ -1,0 +1,102 @@
+"""What a step is, and what it is given to work with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crfs import keys, luks, probe, runner
+from crfs.bootfiles import BootFiles
+from crfs.journal import Journal
+from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan, Record
+
+STAGE_MOUNT = probe.RUN / "stage"
+SOURCE_MOUNT = probe.RUN / "source"
+
+
+def _always(plan: Plan) -> float:
+    return 1.0
+
+
+def _never(context: Context) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step, declared once: resume, dry run, progress and documentation come from here.
+
+    `present` asks the devices whether the result is there. It is asked before a step that the
+    journal calls finished is passed over. A step without it is done again after each restart.
+    `do` can be repeated after any interruption. `bytes` estimates the work for the progress.
+    """
+
+    id: str
+    title: str
+    why: str
+    do: Callable[[Context], None]
+    present: Callable[[Context], bool] = _never
+    destroys: str = ""
+    bytes: Callable[[Plan], float] = _always
+
+
+@dataclass
+class Context:
+    """One run's hands: its record, its boot files, and the door to progress and journal."""
+
+    journal: Journal
+    record: Record
+    boot: BootFiles
+    report: Callable[[float, float], None]  # bytes done, bytes of the whole step
+    say: Callable[[str], None]
+    _key: bytes = field(default=b"", repr=False)
+
+    @property
+    def plan(self) -> Plan:
+        return self.record.plan
+
+    def save(self, **changes: Any) -> None:
+        """Change the record and make it durable."""
+        self.record = dataclasses.replace(self.record, **changes)
+        self.journal.write(self.record)
+
+    def key(self) -> bytes:
+        """The plain key, opened by the HSM at the first call. Raises HsmError."""
+        if not self._key:
+            keys.take_hsm()
+            self._key = keys.unseal(self.boot.sealed_key.read_bytes())
+        return self._key
+
+    def open_stage(self) -> None:
+        """Open the stick's mapping, by the UUID of its header."""
+        if probe.luks_of_mapping(STAGE_MAPPING) != self.plan.uuids.stage_luks:
+            device = probe.find_stage(self.plan.uuids.stage_luks)
+            luks.open_mapping(device.path, STAGE_MAPPING, self.plan.uuids.stage_luks, self.key())
+
+    def open_root(self) -> None:
+        """Open the card's mapping, by partition and UUID of its header."""
+        if probe.luks_of_mapping(ROOT_MAPPING) != self.plan.uuids.root_luks:
+            device = probe.root_partition(self.plan.card)
+            luks.open_mapping(device.path, ROOT_MAPPING, self.plan.uuids.root_luks, self.key())
+
+
+def mapping(name: str) -> str:
+    return str(probe.mapping_path(name))
+
+
+def filesystem_bytes(plan: Plan) -> int:
+    """Size of the stage's filesystem: it has to fit the stick and the card's mapping."""
+    room = min(plan.stick.size, plan.card.root_size) - luks.HEADER_BYTES
+    return room // luks.SECTOR * luks.SECTOR
+
+
+def unmount(folder: Path) -> None:
+    """Unmount everything that is mounted at a folder or below it."""
+    text = Path("/proc/self/mounts").read_text(errors="surrogateescape")
+    targets = [one.target for one in probe.parse_mounts(text)]
+    for target in reversed(targets):
+        if target == str(folder) or target.startswith(f"{folder}/"):
+            runner.run(["umount", target])

@@ -1,0 +1,216 @@
+"""Phase 2, from the stick: the card's root becomes `cryptrfs` and gets its content back.
+
+The stage is the lower layer of the running system and does not change; every step can be done
+again from it. The HSM has unlocked it in this boot, or phase 2 would not run.
+"""
+
+from __future__ import annotations
+
+from crfs import blocks, luks, probe, runner
+from crfs.bootfiles import ROOT, STAGE
+from crfs.errors import CommandError, DisagreementError
+from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan
+from crfs.steps.base import Context, Step, filesystem_bytes, mapping
+
+_STAGE_WHOLE = "The verified copy on the stick is whole; this system runs from it."
+
+
+def _make_stage_default(context: Context) -> None:
+    context.boot.make_default(STAGE)
+
+
+def _stage_is_default(context: Context) -> bool:
+    return context.boot.is_default(STAGE)
+
+
+def _discard_root(context: Context) -> None:
+    """The point of no return; everything that justifies it is asked once more."""
+    plan = context.plan
+    source = probe.running_from(plan.uuids.root_luks, plan.uuids.stage_luks)
+    if source != STAGE or not probe.unlocked_by_hsm(STAGE_MAPPING):
+        raise DisagreementError(
+            "This boot does not run from the stick, unlocked by the HSM.",
+            data="The card's root was not touched by this.",
+            advice="'sudo crfs resume'",
+        )
+    part = probe.root_partition(plan.card)
+    if part.mounts or part.children:
+        raise DisagreementError(
+            f"{part.path} is in use ({', '.join(part.mounts) or part.children[0].path}).",
+            data="It was not touched.",
+            advice=f"unmount it ('sudo umount {part.path}'), then 'sudo crfs resume'",
+        )
+    context.save(destroyed=True)
+    try:
+        runner.run(["blkdiscard", "--force", part.path], timeout=3600, data=_STAGE_WHOLE)
+    except CommandError:
+        # Not every card can; `scrub` overwrites what is still there.
+        context.say("the card does not discard; the old root will be overwritten")
+    runner.run(["wipefs", "--all", part.path], data=_STAGE_WHOLE)
+
+
+def _root_discarded(context: Context) -> bool:
+    part = probe.root_partition(context.plan.card)
+    return context.record.destroyed and probe.blkid(part.path, "TYPE") in ("", "crypto_LUKS")
+
+
+def _format_root(context: Context) -> None:
+    plan = context.plan
+    part = probe.root_partition(plan.card)
+    luks.close_mapping(ROOT_MAPPING)
+    luks.format_device(part.path, plan.uuids.root_luks, plan.cipher, context.key(), ROOT_MAPPING)
+    runner.run(["udevadm", "settle", "--timeout=30"])
+    context.save(offset=0)
+
+
+def _root_formatted(context: Context) -> bool:
+    part = probe.root_partition(context.plan.card)
+    ours = context.plan.uuids.root_luks
+    return probe.blkid(part.path, "UUID") == ours and luks.key_opens(part.path, context.key())
+
+
+def _restore(context: Context) -> None:
+    context.open_root()
+    ranges = _stage_ranges()
+    everything = blocks.total(ranges)
+    start = context.record.offset
+    before = everything - sum(end - begin for begin, end in blocks.pieces(ranges, start))
+
+    def report(position: int, done: int) -> None:
+        context.report(before + done, everything)
+        context.save(offset=position)
+
+    blocks.copy(mapping(STAGE_MAPPING), mapping(ROOT_MAPPING), ranges, start, report)
+    context.save(offset=0)
+
+
+def _restored(context: Context) -> bool:
+    context.open_root()
+    return probe.blkid(mapping(ROOT_MAPPING), "UUID") == context.plan.uuids.stage_fs
+
+
+def _stage_ranges() -> list[blocks.Range]:
+    return blocks.used_ranges(blocks.dumpe2fs(mapping(STAGE_MAPPING)))
+
+
+def _compare(context: Context) -> None:
+    context.open_root()
+    ranges = _stage_ranges()
+    everything = blocks.total(ranges)
+    try:
+        blocks.compare(
+            mapping(STAGE_MAPPING),
+            mapping(ROOT_MAPPING),
+            ranges,
+            lambda position, done: context.report(done, everything),
+        )
+    except DisagreementError:
+        # The next try has to copy again, not only to compare.
+        context.save(finished=tuple(one for one in context.record.finished if one != "restore"))
+        raise
+
+
+def _scrub(context: Context) -> None:
+    """See that nothing of the old root is left where the new one has written nothing."""
+    part = probe.root_partition(context.plan.card)
+    text = blocks.dumpe2fs(mapping(STAGE_MAPPING))
+    shift = luks.HEADER_BYTES
+    end = blocks.filesystem_bytes(text) + shift
+    free = [(begin + shift, stop + shift) for begin, stop in blocks.free_ranges(text)]
+    if end < part.size:
+        free.append((end, part.size))
+    everything = blocks.total(free)
+
+    def report(position: int, done: int) -> None:
+        context.report(done, everything)
+        context.save(offset=position)
+
+    overwritten = blocks.blank(part.path, free, context.record.offset, report)
+    context.save(offset=0)
+    context.say(f"{probe.human(overwritten)} of the old root had to be overwritten")
+
+
+def _grow(context: Context) -> None:
+    """A stick smaller than the card made a smaller filesystem: let it have the whole mapping."""
+    context.open_root()
+    path = mapping(ROOT_MAPPING)
+    unused = blocks.device_size(path) - blocks.filesystem_bytes(blocks.dumpe2fs(path))
+    if unused >= 2**20:
+        runner.run(["e2fsck", "-f", "-p", path], ok=(0, 1), timeout=3600, data=_STAGE_WHOLE)
+        runner.run(["resize2fs", path], timeout=3600, data=_STAGE_WHOLE)
+
+
+def _arm(context: Context) -> None:
+    luks.close_mapping(ROOT_MAPPING)
+    context.boot.arm(ROOT)
+
+
+def _used(plan: Plan) -> float:
+    return plan.used
+
+
+def _unused(plan: Plan) -> float:
+    return max(filesystem_bytes(plan) - plan.used, 0)
+
+
+RESTORING = (
+    Step(
+        id="make-stage-default",
+        title="Make the proven stick the default boot",
+        why="from here on the card's root may be incomplete",
+        do=_make_stage_default,
+        present=_stage_is_default,
+    ),
+    Step(
+        id="discard-root",
+        title="Discard the card's plain root",
+        why="nothing of it may be readable afterwards",
+        do=_discard_root,
+        present=_root_discarded,
+        destroys="the plain root on the card",
+    ),
+    Step(
+        id="format-root",
+        title="Create cryptrfs on the card",
+        why="the LUKS mapping that the HSM's key opens",
+        do=_format_root,
+        present=_root_formatted,
+    ),
+    Step(
+        id="restore",
+        title="Copy the root back to the card",
+        why="block by block, so that every byte and attribute is the same",
+        do=_restore,
+        present=_restored,
+        bytes=_used,
+    ),
+    Step(
+        id="compare-root",
+        title="Read the card back and compare it with the stick",
+        why="the stick is only given up for a card that is proven whole",
+        do=_compare,
+        bytes=_used,
+    ),
+    Step(
+        id="scrub",
+        title="See that nothing plain is left on the card",
+        why="what the discard left readable is overwritten",
+        do=_scrub,
+        bytes=_unused,
+    ),
+    Step(
+        id="grow",
+        title="Let the filesystem fill the mapping",
+        why="it may have been made smaller to fit the stick",
+        do=_grow,
+    ),
+)
+
+TRYING = (
+    Step(
+        id="arm-root",
+        title="Prepare one trial boot from cryptrfs",
+        why="the encrypted root becomes the default only when it has booted",
+        do=_arm,
+    ),
+)

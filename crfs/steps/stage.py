@@ -1,0 +1,331 @@
+"""Phase 1, from the plain card: a verified, encrypted copy of the root on the stick."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from crfs import dress, fatfile, keys, luks, probe, runner, trees
+from crfs.bootfiles import STAGE
+from crfs.errors import CommandError, DisagreementError, HostError, LayoutError
+from crfs.model import STAGE_MAPPING, Plan
+from crfs.steps.base import (
+    SOURCE_MOUNT,
+    STAGE_MOUNT,
+    Context,
+    Step,
+    filesystem_bytes,
+    mapping,
+    unmount,
+)
+
+_CARD_UNTOUCHED = "The card is untouched."
+
+
+def _seal_key(context: Context) -> None:
+    keys.take_hsm()
+    sealed = keys.seal(keys.random_bytes(keys.KEY_BYTES))
+    context.boot.own.mkdir(mode=0o700, exist_ok=True)
+    fatfile.replace(context.boot.sealed_key, sealed)
+
+
+def _key_present(context: Context) -> bool:
+    return context.boot.sealed_key.exists() and bool(context.key())
+
+
+def _format_stick(context: Context) -> None:
+    plan = context.plan
+    stick = probe.find_stick(plan.stick, plan.card)
+    unmount(STAGE_MOUNT)
+    luks.close_mapping(STAGE_MAPPING)
+    for block in stick.walk():
+        for mount in block.mounts:
+            runner.run(["umount", mount], data=_CARD_UNTOUCHED)
+    runner.run(["wipefs", "--all", stick.path], data=_CARD_UNTOUCHED)
+    luks.format_device(stick.path, plan.uuids.stage_luks, plan.cipher, context.key(), "crfs-stage")
+    runner.run(["udevadm", "settle", "--timeout=30"])
+
+
+def _stick_present(context: Context) -> bool:
+    stage = probe.find_stage(context.plan.uuids.stage_luks)
+    if not luks.key_opens(stage.path, context.key()):
+        raise DisagreementError(
+            "The stick carries this migration's LUKS header, but its key does not open it.",
+            data=_CARD_UNTOUCHED,
+            advice="'sudo crfs rollback', then 'sudo crfs encrypt' with another stick",
+        )
+    return True
+
+
+def _make_filesystem(context: Context) -> None:
+    plan = context.plan
+    context.open_stage()
+    runner.run(
+        [
+            "mkfs.ext4", "-q", "-F", "-b", "4096", "-U", plan.uuids.stage_fs, "-L", plan.label,
+            "-N", str(plan.inodes), "-E", "lazy_itable_init=1,nodiscard",
+            mapping(STAGE_MAPPING), f"{filesystem_bytes(plan) // 1024}k",
+        ],
+        timeout=1800,
+        data=_CARD_UNTOUCHED,
+    )  # fmt: skip
+
+
+def _filesystem_present(context: Context) -> bool:
+    context.open_stage()
+    return probe.blkid(mapping(STAGE_MAPPING), "UUID") == context.plan.uuids.stage_fs
+
+
+def _mount_both(context: Context) -> None:
+    """The stage, and the root once more without what is mounted over its folders."""
+    context.open_stage()
+    unmount(STAGE_MOUNT)
+    unmount(SOURCE_MOUNT)
+    for folder in (STAGE_MOUNT, SOURCE_MOUNT):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    runner.run(["mount", "-t", "ext4", "-o", "noatime", mapping(STAGE_MAPPING), str(STAGE_MOUNT)])
+    runner.run(["mount", "--bind", "/", str(SOURCE_MOUNT)])
+
+
+def _copy(context: Context) -> None:
+    _mount_both(context)
+    trees.copy(SOURCE_MOUNT, STAGE_MOUNT, lambda done: context.report(done, context.plan.used))
+    runner.run(["sync", "--file-system", str(STAGE_MOUNT)], timeout=3600)
+
+
+def _prepare_boot(context: Context) -> None:
+    _mount_both(context)
+    dress.dress(STAGE_MOUNT, context.plan, context.boot.sealed_key.read_bytes())
+    image = _build_initramfs(context)
+    context.boot.own.mkdir(mode=0o700, exist_ok=True)
+    fatfile.replace(context.boot.initramfs, image)
+    context.save(fingerprint=_fingerprint(context))
+
+
+def _build_initramfs(context: Context) -> bytes:
+    """Build it inside the copy, as the encrypted system itself will at its next kernel update."""
+    kernel = context.plan.boot.kernel
+    built = STAGE_MOUNT / "var/tmp/crfs-initramfs"
+    inside = "/var/tmp/crfs-initramfs"  # noqa: S108 (a path in the copy, which nobody else sees)
+    for folder in ("dev", "proc", "sys"):
+        runner.run(["mount", "--bind", f"/{folder}", str(STAGE_MOUNT / folder)])
+    try:
+        command = ["chroot", str(STAGE_MOUNT), "mkinitramfs", "-o", inside, kernel]
+        said = runner.run(["sh", "-c", 'exec "$@" 2>&1', "sh", *command], timeout=3600)
+        listing = runner.query(["lsinitramfs", str(built)], timeout=600).split()
+    finally:
+        for folder in ("dev", "proc", "sys"):
+            unmount(STAGE_MOUNT / folder)
+    needed = ("cryptroot/crypttab", "zk_get_key", "zkunlockifs", dress.SEALED_KEY, "dm-crypt.ko")
+    missing = [one for one in needed if not any(one in name for name in listing)]
+    builtin = Path(f"/lib/modules/{kernel}/modules.builtin")
+    if "dm-crypt.ko" in missing and "dm-crypt.ko" in builtin.read_text():
+        missing.remove("dm-crypt.ko")
+    if missing:
+        raise HostError(
+            f"The new initramfs lacks {', '.join(missing)}. mkinitramfs said: "
+            + said.decode(errors="replace").strip(),
+            data=_CARD_UNTOUCHED,
+            advice="'sudo crfs rollback', and report this with the text above",
+        )
+    image = built.read_bytes()
+    built.unlink()
+    return image
+
+
+def _boot_prepared(context: Context) -> bool:
+    return context.boot.initramfs.exists() and _fingerprint(context) == context.record.fingerprint
+
+
+def _fingerprint(context: Context) -> str:
+    """Of what the initramfs was built from, apart from packages; a change means: build again."""
+    digest = hashlib.sha256(context.plan.boot.kernel.encode())
+    digest.update(context.boot.sealed_key.read_bytes())
+    for folder, _, names in sorted(os.walk(keys.STATE_FOLDER)):
+        for name in sorted(names):
+            path = Path(folder, name)
+            if path.is_file():
+                digest.update(str(path).encode(errors="surrogateescape") + b"\0")
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _stop_services(context: Context) -> None:
+    """Nothing may write to the root from here on; then the kernel holds it read-only."""
+    drop_in = Path("/run/systemd/system/crfs-stage.target.d/kept.conf")
+    drop_in.parent.mkdir(parents=True, exist_ok=True)
+    drop_in.write_text(f"[Unit]\nWants={' '.join(context.plan.kept_units)}\n")
+    runner.run(["systemctl", "daemon-reload"], timeout=300)
+    runner.run(["systemctl", "isolate", "crfs-stage.target"], timeout=900)
+    for swap in _swap_files():
+        runner.run(["swapoff", swap], timeout=900)
+    # The journal goes to memory, and on to the terminal, until the reboot.
+    runner.run(["journalctl", "--relinquish-var"], timeout=300)
+    runner.run(["sync"], timeout=900)
+    try:
+        runner.run(["mount", "-o", "remount,ro", "/"], timeout=900)
+    except CommandError:
+        writers = _writers()
+        raise LayoutError(
+            "The root filesystem cannot be made read-only for the last copy; still writing: "
+            + ("; ".join(writers) or "unknown"),
+            data=_CARD_UNTOUCHED,
+            advice="stop these programs, then 'sudo crfs resume'",
+        ) from None
+
+
+def _swap_files() -> list[str]:
+    lines = Path("/proc/swaps").read_text().splitlines()[1:]
+    return [line.split()[0] for line in lines if line.split()[1] == "file"]
+
+
+def _writers() -> list[str]:
+    """Programs that hold a file of the root open for writing, for the message."""
+    found = []
+    device = os.stat("/").st_dev
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (process / "comm").read_text().strip()
+            for link in (process / "fd").iterdir():
+                mode = (process / "fdinfo" / link.name).read_text()
+                if link.stat().st_dev == device and _open_for_writing(mode):
+                    found.append(f"{name} ({process.name}): {link.readlink()}")
+        except OSError:
+            continue
+    return found[:10]
+
+
+def _open_for_writing(fdinfo: str) -> bool:
+    flags = [line.split()[1] for line in fdinfo.splitlines() if line.startswith("flags:")]
+    return bool(flags) and int(flags[0], 8) & os.O_ACCMODE != os.O_RDONLY
+
+
+def restart_services(context: Context) -> None:
+    """Undo `stop-services`: the system as it was, with the vendor's services."""
+    if "ro" in (probe.mount_of("/") or probe.Mount("/", "", "", ())).options:
+        runner.run(["mount", "-o", "remount,rw", "/"], timeout=300)
+    if not probe.unit_active("multi-user.target"):
+        runner.run(["journalctl", "--flush"], timeout=300, ok=(0, 1))
+        runner.run(["systemctl", "isolate", "--no-block", "default.target"], timeout=300)
+    keys.give_back_hsm(context.plan.services)
+
+
+def _settle(context: Context) -> None:
+    _mount_both(context)
+    trees.copy(SOURCE_MOUNT, STAGE_MOUNT, lambda done: context.report(done, context.plan.used))
+    dress.dress(STAGE_MOUNT, context.plan, context.boot.sealed_key.read_bytes())
+    trees.copy_flags(SOURCE_MOUNT, STAGE_MOUNT)
+    unmount(STAGE_MOUNT)
+
+
+def _compare(context: Context) -> None:
+    """Read the stage back from the medium: everything has to be as on the card."""
+    _mount_both(context)
+    unmount(STAGE_MOUNT)
+    runner.run(["e2fsck", "-f", "-n", mapping(STAGE_MAPPING)], timeout=3600, data=_CARD_UNTOUCHED)
+    device = probe.find_stage(context.plan.uuids.stage_luks).path
+    for path in (mapping(STAGE_MAPPING), device):
+        runner.run(["blockdev", "--flushbufs", path], timeout=600)
+    Path("/proc/sys/vm/drop_caches").write_text("3\n")
+    options = "ro,noload,noatime"
+    runner.run(["mount", "-t", "ext4", "-o", options, mapping(STAGE_MAPPING), str(STAGE_MOUNT)])
+    found = trees.compare(
+        SOURCE_MOUNT,
+        STAGE_MOUNT,
+        dress.is_dressed,
+        lambda done: context.report(done, context.plan.used),
+    )
+    if found.count:
+        raise trees.explain(found)
+    context.say(f"{found.entries} files compared, no difference")
+    close_stage()
+
+
+def close_stage() -> None:
+    """Let go of the stick, so that nothing changes it any more."""
+    unmount(SOURCE_MOUNT)
+    unmount(STAGE_MOUNT)
+    luks.close_mapping(STAGE_MAPPING)
+
+
+def _arm(context: Context) -> None:
+    context.boot.arm(STAGE)
+
+
+def _used(plan: Plan) -> float:
+    return plan.used
+
+
+STAGING = (
+    Step(
+        id="seal-key",
+        title="Have the HSM make and seal the key",
+        why="the key exists only in memory and sealed by the HSM",
+        do=_seal_key,
+        present=_key_present,
+    ),
+    Step(
+        id="format-stick",
+        title="Encrypt the stick",
+        why="nothing of the root may be written to it in the clear",
+        do=_format_stick,
+        present=_stick_present,
+        destroys="everything on the stick",
+    ),
+    Step(
+        id="make-filesystem",
+        title="Make the filesystem on the stick",
+        why="it gets the size that fits the encrypted card",
+        do=_make_filesystem,
+        present=_filesystem_present,
+    ),
+    Step(
+        id="copy",
+        title="Copy the root to the stick while the system stays in use",
+        why="most of the work is done before any service has to stop",
+        do=_copy,
+        bytes=_used,
+    ),
+    Step(
+        id="prepare-boot",
+        title="Build the initramfs that opens both roots",
+        why="one image serves both reboots",
+        do=_prepare_boot,
+        present=_boot_prepared,
+        bytes=lambda plan: 100e6,
+    ),
+)
+
+SETTLING = (
+    Step(
+        id="stop-services",
+        title="Stop the services and hold the root read-only",
+        why="what they wrote until now will be on the encrypted root",
+        do=_stop_services,
+        bytes=lambda plan: 10e6,
+    ),
+    Step(
+        id="settle",
+        title="Copy what has changed meanwhile",
+        why="the copy is now the same as the root that nothing writes to",
+        do=_settle,
+        bytes=lambda plan: plan.used / 10,
+    ),
+    Step(
+        id="compare-stage",
+        title="Read the stick back and compare it with the card",
+        why="the card's root is only given up for a copy that is proven whole",
+        do=_compare,
+        bytes=_used,
+    ),
+)
+
+TRYING = (
+    Step(
+        id="arm-stage",
+        title="Prepare one trial boot from the stick",
+        why="the HSM has to unlock a root in a real boot before anything is destroyed",
+        do=_arm,
+    ),
+)

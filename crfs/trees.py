@@ -1,0 +1,245 @@
+"""Copying a live directory tree with rsync, and comparing two trees to the last attribute.
+
+rsync carries contents, holes, hard links, ACLs and extended attributes; inode flags (immutable,
+append-only ...), which it does not know, are set here afterwards.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crfs import runner
+from crfs.errors import DisagreementError
+
+# From linux/fs.h; the flags that a user or a program sets, not those that ext4 manages itself.
+FS_IOC_GETFLAGS = 0x80086601
+FS_IOC_SETFLAGS = 0x40086602
+FLAGS_KEPT = (
+    0x00000001  # secure deletion
+    | 0x00000002  # undelete
+    | 0x00000008  # synchronous
+    | 0x00000010  # immutable
+    | 0x00000020  # append only
+    | 0x00000040  # no dump
+    | 0x00000080  # no atime
+    | 0x00010000  # synchronous folder
+    | 0x00020000  # top of hierarchy
+)
+_LOCKING = 0x00000010 | 0x00000020
+_HAS_FLAGS = (stat.S_IFREG, stat.S_IFDIR)
+
+RSYNC = (
+    "rsync", "--archive", "--hard-links", "--acls", "--xattrs", "--sparse", "--numeric-ids",
+    "--one-file-system", "--delete", "--inplace", "--whole-file", "--modify-window=-1",
+)  # fmt: skip
+_PROGRESS = re.compile(r"([\d,]+)\s+(\d+)%")
+# 24: a file vanished while it was copied; on a live system that is ordinary.
+_RSYNC_OK = (0, 24)
+
+
+def copy(source: Path, target: Path, report: Callable[[int], None]) -> None:
+    """Make `target` equal to `source`, flags excepted; only what differs is copied.
+
+    Times are compared to the nanosecond. `report` gets the bytes copied so far. Raises
+    CommandError.
+    """
+    unlock_tree(target)
+    tail = ""
+
+    def watch(piece: str) -> None:
+        nonlocal tail
+        tail = (tail + piece)[-400:]
+        found = _PROGRESS.findall(tail)
+        if found:
+            report(int(found[-1][0].replace(",", "")))
+
+    argv = [*RSYNC, "--info=progress2", "--no-human-readable"]
+    runner.run(
+        [*argv, f"{source}/", f"{target}/"],
+        timeout=24 * 3600,
+        ok=_RSYNC_OK,
+        on_output=watch,
+        data="The card is untouched; the copy on the stick is not complete yet.",
+    )
+
+
+def unlock_tree(root: Path) -> None:
+    """Clear immutable and append-only, which would keep a second pass from writing."""
+    for _, path, facts in walk(root):
+        if _carries_flags(facts):
+            flags = get_flags(path)
+            if flags & _LOCKING:
+                set_flags(path, flags & ~_LOCKING)
+
+
+def copy_flags(source: Path, target: Path) -> None:
+    """Give the inode flags of `source` to the same names in `target`; parents after children."""
+    later = []
+    for name, path, facts in walk(source):
+        if _carries_flags(facts):
+            flags = get_flags(path) & FLAGS_KEPT
+            if flags:
+                later.append((os.path.join(os.fsencode(target), name), flags))
+    for path, flags in reversed(later):
+        set_flags(path, (get_flags(path) & ~FLAGS_KEPT) | flags)
+
+
+def walk(root: Path) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
+    """Every entry below root on its filesystem: relative name, path, lstat. Sorted, parents first.
+
+    Names are bytes: they need not be UTF-8.
+    """
+    top = os.fsencode(root)
+    device = os.lstat(top).st_dev
+    pending = [b""]
+    while pending:
+        folder = pending.pop()
+        with os.scandir(os.path.join(top, folder)) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        below = []
+        for entry in found:
+            name = os.path.join(folder, entry.name)
+            facts = entry.stat(follow_symlinks=False)
+            yield name, entry.path, facts
+            if stat.S_ISDIR(facts.st_mode) and facts.st_dev == device:
+                below.append(name)
+        pending += reversed(below)
+
+
+@dataclass
+class Difference:
+    """What a comparison found; `examples` are the first few, for the message."""
+
+    entries: int = 0
+    read: int = 0  # bytes
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, name: bytes, what: str) -> None:
+        self.count += 1
+        if len(self.examples) < 10:
+            self.examples.append(f"{os.fsdecode(name)!r}: {what}")
+
+
+def compare(
+    source: Path, target: Path, skip: Callable[[bytes], bool], report: Callable[[int], None]
+) -> Difference:
+    """Compare contents and all metadata of two trees; `skip` names what may differ.
+
+    `report` gets the bytes read so far from the source.
+    """
+    result = Difference()
+    links: dict[tuple[int, int], int] = {}
+    seen = 0
+    for name, path, facts in walk(source):
+        seen += 1
+        if skip(name):
+            continue
+        result.entries += 1
+        other = os.path.join(os.fsencode(target), name)
+        try:
+            against = os.lstat(other)
+        except FileNotFoundError:
+            result.add(name, "is missing")
+            continue
+        for what in _metadata_differences(path, facts, other, against):
+            result.add(name, what)
+        if facts.st_nlink > 1 and not stat.S_ISDIR(facts.st_mode):
+            key = (facts.st_dev, facts.st_ino)
+            if links.setdefault(key, against.st_ino) != against.st_ino:
+                result.add(name, "is no longer a hard link to the same file")
+        if stat.S_ISREG(facts.st_mode) and facts.st_size == against.st_size:
+            if not _same_content(path, other):
+                result.add(name, "has other contents")
+            result.read += facts.st_size
+            report(result.read)
+    for name, _, _ in walk(target):
+        if not skip(name) and not os.path.lexists(os.path.join(os.fsencode(source), name)):
+            result.add(name, "is in the copy only")
+    return result
+
+
+def _metadata_differences(
+    path: bytes, facts: os.stat_result, other: bytes, against: os.stat_result
+) -> Iterator[str]:
+    for what in ("st_mode", "st_uid", "st_gid", "st_mtime_ns"):
+        if getattr(facts, what) != getattr(against, what):
+            yield f"{what}: {getattr(facts, what)} became {getattr(against, what)}"
+    kind = stat.S_IFMT(facts.st_mode)
+    if kind != stat.S_IFDIR:
+        for what in ("st_size", "st_nlink"):
+            if getattr(facts, what) != getattr(against, what):
+                yield f"{what}: {getattr(facts, what)} became {getattr(against, what)}"
+    if kind in (stat.S_IFBLK, stat.S_IFCHR) and facts.st_rdev != against.st_rdev:
+        yield "another device number"
+    if kind == stat.S_IFLNK and os.readlink(path) != os.readlink(other):
+        yield "another target of the link"
+    if _xattrs(path) != _xattrs(other):
+        yield "other extended attributes"
+    if _carries_flags(facts) and _carries_flags(against):
+        mine, theirs = get_flags(path) & FLAGS_KEPT, get_flags(other) & FLAGS_KEPT
+        if mine != theirs:
+            yield f"inode flags {mine:#x} became {theirs:#x}"
+
+
+def _xattrs(path: bytes) -> dict[str, bytes]:
+    return {
+        name: os.getxattr(path, name, follow_symlinks=False)
+        for name in os.listxattr(path, follow_symlinks=False)
+    }
+
+
+def _same_content(left: bytes, right: bytes) -> bool:
+    with open(left, "rb", buffering=0) as one, open(right, "rb", buffering=0) as two:
+        while True:
+            a, b = one.read(2**20), two.read(2**20)
+            if a != b:
+                return False
+            if not a:
+                return True
+
+
+def _carries_flags(facts: os.stat_result) -> bool:
+    return stat.S_IFMT(facts.st_mode) in _HAS_FLAGS
+
+
+def get_flags(path: bytes) -> int:
+    """Inode flags of a file or folder. Raises OSError."""
+    with _descriptor(path) as descriptor:
+        flags = array.array("L", [0])
+        fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, flags)
+        return flags[0] & 0xFFFFFFFF
+
+
+def set_flags(path: bytes, flags: int) -> None:
+    """Set the inode flags of a file or folder. Raises OSError."""
+    with _descriptor(path) as descriptor:
+        fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, array.array("L", [flags]))
+
+
+@contextlib.contextmanager
+def _descriptor(path: bytes) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def explain(difference: Difference) -> DisagreementError:
+    """The error to raise for a comparison that found differences."""
+    return DisagreementError(
+        f"The copy differs from its source in {difference.count} places.\n  "
+        + "\n  ".join(difference.examples),
+        data="The card is untouched.",
+        advice="'sudo crfs resume' copies again; if it happens again, the stick is failing: "
+        "replace it",
+    )

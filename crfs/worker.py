@@ -1,0 +1,245 @@
+"""The work itself, as `cfg_SD_crfs.service` runs it in all three phases (`crfs run`)."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from crfs import bootfiles, fatfile, luks, model, probe, progress, runner
+from crfs.errors import (
+    BusyError,
+    CommandError,
+    CrfsError,
+    DisagreementError,
+    HsmError,
+    JournalError,
+    StateError,
+)
+from crfs.journal import FOLDER, Journal
+from crfs.machine import MAX_ATTEMPTS, Migration
+from crfs.model import Halt, Record, StepRecord
+from crfs.steps import (
+    BY_STATE,
+    DONE,
+    ROLLING_BACK,
+    SETTLING,
+    STAGING,
+    TRYING_ROOT,
+    TRYING_STAGE,
+    Context,
+    Step,
+)
+from crfs.steps.stage import close_stage, restart_services
+
+REPORT = Path("/var/lib/crfs/report.json")
+_TRIES, _PAUSE = 3, 5.0  # a step that fails for a passing reason, seconds between tries
+
+
+def hold_lock() -> int:
+    """Be the only run; the lock goes with the process. Raises BusyError."""
+    progress.LOCK.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor = os.open(progress.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise BusyError(
+            "crfs is at work already.",
+            data="That run goes on undisturbed.",
+            advice="'sudo crfs status --watch' follows it",
+        ) from None
+    return descriptor
+
+
+def work(log: Any) -> int:
+    """Go on with the run in the journal as far as this boot allows; return the exit code."""
+    hold_lock()
+    journal = Journal(probe.boot_mount())
+    record = journal.read()
+    if record is None:
+        log.info("there is no migration to go on with")
+        return 0
+    check_card(record)
+    shown = progress.Progress(record.plan, log)
+    context = Context(
+        journal=journal,
+        record=record,
+        boot=bootfiles.BootFiles(Path(record.plan.boot.mount), record.plan),
+        report=shown.report,
+        say=log.info,
+    )
+    if record.halt and (record.halt.needs_human or record.attempts >= MAX_ATTEMPTS):
+        log.error(f"stopped: {record.halt.what} Next: {record.halt.advice}", kind="stopped")
+        shown.settle(record.state, record.halt.what)
+        return record.halt.code
+    try:
+        return _go_on(context, shown, log)
+    except (CrfsError, OSError) as problem:
+        failure = problem if isinstance(problem, CrfsError) else _from_os(problem)
+        return _halt(context, shown, log, halt_of(failure))
+
+
+def check_card(record: Record) -> None:
+    """The journal has to be this card's. Raises JournalError."""
+    try:
+        probe.find_card(record.plan.card)
+    except CrfsError as problem:
+        raise JournalError(
+            "The journal on the boot partition belongs to another card. " + problem.what,
+            data="No disk was written to.",
+            advice="if this boot partition was copied from another card, remove its folder "
+            f"'{FOLDER}'",
+        ) from None
+
+
+def _go_on(context: Context, shown: progress.Progress, log: Any) -> int:
+    context.save(halt=None)
+    migration = Migration(context)
+    halt = migration.reconcile()
+    if halt:
+        return _halt(context, shown, log, halt)
+    while migration.state != DONE:
+        if migration.state == ROLLING_BACK:
+            return _roll_back(context, shown, log)
+        for step in BY_STATE[migration.state]:
+            _do_step(context, migration.state, step, shown, log)
+        if migration.state in (TRYING_STAGE, TRYING_ROOT):
+            return _reboot(context, shown, log, trial=True)
+        migration.advance()
+    _complete(context, shown, log)
+    return 0
+
+
+def _do_step(context: Context, state: str, step: Step, shown: progress.Progress, log: Any) -> None:
+    if step.id in context.record.finished and step.present(context):
+        return
+    shown.begin(state, step)
+    if context.record.step != step.id:
+        context.save(step=step.id, offset=0)
+    began = time.monotonic()
+    for attempt in range(1, _TRIES + 1):
+        try:
+            step.do(context)
+            break
+        except (CommandError, HsmError) as failure:
+            if attempt == _TRIES:
+                raise
+            log.error(f"{step.id}: {failure.what} Trying again.", step=step.id)
+            time.sleep(_PAUSE)
+    shown.end()
+    seconds = round(time.monotonic() - began, 1)
+    finished = (*(one for one in context.record.finished if one != step.id), step.id)
+    done = StepRecord(step.id, seconds, round(step.bytes(context.plan)))
+    others = tuple(one for one in context.record.done_steps if one.id != step.id)
+    context.save(step="", finished=finished, offset=0, done_steps=(*others, done))
+    log.info(f"{step.id}: done in {progress.clock(seconds)}", kind="step_done", step=step.id)
+
+
+def _reboot(context: Context, shown: progress.Progress, log: Any, *, trial: bool) -> int:
+    """Reboot; with firmware that knows it, into a trial."""
+    close_stage_if_free(context)
+    log.info("rebooting now; the work goes on by itself", kind="rebooting")
+    shown.settle(context.record.state, "rebooting")
+    argv = ["systemctl", "reboot"]
+    if trial and context.plan.boot.tryboot:
+        argv.append("--reboot-argument=0 tryboot")
+    runner.run(["sync"], timeout=900)
+    runner.run(argv, timeout=300)
+    return 0
+
+
+def close_stage_if_free(context: Context) -> None:
+    """Close the stick's mapping unless this system runs from it."""
+    uuids = context.plan.uuids
+    if probe.running_from(uuids.root_luks, uuids.stage_luks) != bootfiles.STAGE:
+        close_stage()
+
+
+def _halt(context: Context, shown: progress.Progress, log: Any, halt: Halt) -> int:
+    """Stop with a message; on the plain card the services run again."""
+    context.save(halt=halt, attempts=context.record.attempts + 1)
+    log.error(f"stopped: {halt.what} {halt.data} Next: {halt.advice}", kind="stopped")
+    shown.settle(context.record.state, halt.what)
+    if context.record.state in (STAGING, SETTLING, TRYING_STAGE):
+        close_stage_if_free(context)
+        restart_services(context)
+    return halt.code
+
+
+def halt_of(failure: CrfsError) -> Halt:
+    """What is kept of an error in the journal: one line each."""
+    what, data, advice = (
+        probe.printable_line(text)[:600] for text in (failure.what, failure.data, failure.advice)
+    )
+    human = isinstance(failure, DisagreementError)
+    return Halt(failure.code, what, data, advice or "'sudo crfs resume'", human)
+
+
+def _from_os(problem: OSError) -> CrfsError:
+    return CommandError(
+        f"Reading or writing failed: {problem}.",
+        data="What was proven before is still there; nothing was given up.",
+        advice="look for I/O errors in 'journalctl -k -b', then 'sudo crfs resume'",
+    )
+
+
+def _complete(context: Context, shown: progress.Progress, log: Any) -> None:
+    """Write the report to the encrypted root, then forget the run."""
+    content = {
+        "state": DONE,
+        "run_id": context.plan.run_id,
+        "card": model.dump(context.plan.card),
+        "uuids": model.dump(context.plan.uuids),
+        "cipher": model.dump(context.plan.cipher),
+        "boot": model.dump(context.plan.boot),
+        "steps": [model.dump(one) for one in context.record.done_steps],
+    }
+    REPORT.parent.mkdir(mode=0o755, exist_ok=True)
+    fatfile.replace(REPORT, json.dumps(content, indent=1).encode())
+    context.boot.remove_own()
+    context.journal.remove()
+    shown.settle(DONE, "the root filesystem is encrypted")
+    log.info("done: / is on cryptrfs, unlocked by the HSM", kind="done")
+
+
+def _roll_back(context: Context, shown: progress.Progress, log: Any) -> int:
+    """Everything back as it was; the card's root has not been touched."""
+    if context.record.destroyed:
+        raise StateError(
+            "The card's plain root has been given up already; the way is forward.",
+            data="The verified copy on the stick is whole.",
+            advice="'sudo crfs resume'",
+        )
+    uuids = context.plan.uuids
+    context.boot.restore()
+    if probe.running_from(uuids.root_luks, uuids.stage_luks) == bootfiles.STAGE:
+        log.info("going back to the card; the rest follows there")
+        return _reboot(context, shown, log, trial=False)
+    close_stage()
+    for disk in probe.disks():
+        if probe.blkid(disk.path, "UUID") == uuids.stage_luks:
+            luks.erase(disk.path)
+    restart_services(context)
+    context.boot.remove_own()
+    context.journal.remove()
+    shown.settle("rolled_back", "everything is as it was")
+    log.info("rolled back: the card is as it was, the stick is erased", kind="rolled_back")
+    return 0
+
+
+def main() -> int:
+    """`crfs run`: only for the unit."""
+    from crfs.log import logger
+
+    log = logger()
+    try:
+        return work(log)
+    except CrfsError as failure:
+        log.error(str(failure).replace("\n", " "), kind="stopped")
+        print(failure, file=sys.stderr)
+        return failure.code
