@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 import re
+import shlex
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from crfs.errors import RehearsalError
@@ -36,19 +38,22 @@ CONTROL = Path("debian/control")
 TIMEOUT_S = 1800
 
 
-def root_tar(arch: str, cache: Path) -> Path:
-    """Return the tar of a bare Debian for `arch` ("amd64" or "arm64"); make it if need be."""
-    packages = sorted({*PACKAGES, KERNELS[arch], *depends(CONTROL)})
-    key = hashlib.sha256(repr((SUITE, arch, packages, NOT_UNPACKED)).encode()).hexdigest()[:16]
-    tar = cache / f"debian-{arch}-{key}.tar"
-    if tar.exists():
-        return tar
-    cache.mkdir(parents=True, exist_ok=True)
-    unfinished = cache / f"unfinished-{arch}-{key}.tar"
-    # A foreign architecture is unpacked only; its scripts run in the workbench, under emulation.
-    variant = "apt" if arch == "amd64" else "extract"
+def packages(arch: str) -> list[str]:
+    """The packages of the card, with those that crfs depends on."""
+    return sorted({*PACKAGES, KERNELS[arch], *depends(CONTROL)})
+
+
+def make_tar(arch: str, tar: Path, setup: Path, environment: Mapping[str, str]) -> None:
+    """Install Debian for `arch` and write it to `tar`.
+
+    `setup` is run on it as the last step, with `environment`; but of a foreign architecture the
+    packages are unpacked only, and all scripts are left to who has an emulator for them.
+    """
+    tar.parent.mkdir(parents=True, exist_ok=True)
+    native = arch == "amd64"
+    variant = "apt" if native else "extract"
     arguments = ["mmdebstrap", f"--variant={variant}", f"--architectures={arch}"]
-    arguments += [f"--include={','.join(packages)}", "--aptopt=APT::Install-Recommends=false"]
+    arguments += [f"--include={','.join(packages(arch))}", "--aptopt=APT::Install-Recommends=false"]
     arguments += [f"--dpkgopt=path-exclude={pattern}" for pattern in NOT_UNPACKED]
     # The initramfs of the bare system is thrown away: do not spend time on building it.
     arguments += [
@@ -56,12 +61,18 @@ def root_tar(arch: str, cache: Path) -> Path:
         "echo 'update_initramfs=no' >$1/etc/initramfs-tools/update-initramfs.conf",
         "--dpkgopt=force-confold",
         "--customize-hook=sed -i s/=no/=yes/ $1/etc/initramfs-tools/update-initramfs.conf",
-        SUITE,
-        str(unfinished),
     ]
+    if native:
+        arguments.append(f'--customize-hook=sh {shlex.quote(str(setup))} "$1"')
+    arguments += [SUITE, str(tar)]
     try:
         done = subprocess.run(
-            arguments, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            arguments,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+            env={**os.environ, **environment},
         )
     except FileNotFoundError:
         raise RehearsalError(
@@ -71,8 +82,6 @@ def root_tar(arch: str, cache: Path) -> Path:
         raise RehearsalError(f"mmdebstrap was not done within {TIMEOUT_S} s.") from None
     if done.returncode != 0:
         raise RehearsalError(f"mmdebstrap failed:\n{done.stderr[-3000:]}")
-    unfinished.rename(tar)
-    return tar
 
 
 def depends(control: Path) -> set[str]:

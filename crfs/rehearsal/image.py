@@ -89,50 +89,54 @@ def build_base(
     """Return the base image for `arch` and the FAT's mount point `boot`; build it if need be."""
     if arch not in COMPILERS or boot not in BOOT_MOUNTS:
         raise RehearsalError(f"There is no base image for {arch} with the FAT at {boot}.")
-    tar = debian.root_tar(arch, cache)
-    sources = [*sorted(GUEST.iterdir()), Path(__file__), Path(__file__).with_name("life.py")]
-    key = digest([tar.name.encode(), arch.encode(), boot.encode(), *map(read, sources)])
+    makers = [Path(__file__).with_name(name) for name in ("image.py", "debian.py", "life.py")]
+    sources = [*sorted(GUEST.iterdir()), *makers]
+    inputs = [repr((arch, boot, debian.packages(arch))).encode(), *map(read, sources)]
+    key = digest(inputs)
     image = cache / f"base-{arch}-{key}.img"
     if image.exists():
         return image
-    remove_stale(cache, f"base-{arch}-*.img*", keep=4)
-    unfinished = image.with_suffix(".img.new")
-    make_empty(unfinished, CARD_BYTES)
-    disk_id = key[:8]
-    partition_disk(
-        unfinished,
-        [(FAT_START, FAT_BYTES, "c"), (ROOT_START, CARD_BYTES - ROOT_START, "83")],
-        f"0x{disk_id}",
-    )
-    make_fat(unfinished, FAT_START, FAT_BYTES, "bootfs")
-    with tempfile.TemporaryDirectory(prefix="crfs-built-") as name:
-        compile_programs(arch, Path(name))
+    cache.mkdir(parents=True, exist_ok=True)
+    remove_stale(cache, f"base-{arch}-*.img", keep=3)
+    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=cache) as name:
+        work = Path(name)
+        unfinished = work / "card.img"
+        make_empty(unfinished, CARD_BYTES)
+        disk_id = key[:8]
+        partition_disk(
+            unfinished,
+            [(FAT_START, FAT_BYTES, "c"), (ROOT_START, CARD_BYTES - ROOT_START, "83")],
+            f"0x{disk_id}",
+        )
+        make_fat(unfinished, FAT_START, FAT_BYTES, "bootfs")
+        compile_programs(arch, work)
+        environment = setup_environment(work, arch, boot, disk_id)
+        debian.make_tar(arch, work / "root.tar", GUEST / "setup.sh", environment)
         run_in_uml(
-            (GUEST / "setup.sh").read_text(),
+            (GUEST / "card.sh").read_text(),
             disks=[unfinished],
             mem=1024,
             timeout=600 if arch == "amd64" else 3600,
             check=True,
-            env=setup_environment(tar, Path(name), arch, boot, disk_id),
+            env=environment,
         )
-    unfinished.rename(image)
+        unfinished.rename(image)
     return image
 
 
-def setup_environment(tar: Path, built: Path, arch: str, boot: str, disk_id: str) -> dict[str, str]:
-    """What setup.sh wants to be told."""
+def setup_environment(work: Path, arch: str, boot: str, disk_id: str) -> dict[str, str]:
+    """What setup.sh and card.sh want to be told; `work` has the compiled programs and the tar."""
     modules = max(MODULES.iterdir())
     foreign = arch != "amd64"
     return {
-        "ROOT_TAR": str(tar.resolve()),
+        "ROOT_TAR": str(work.resolve() / "root.tar"),
         "GUEST": str(GUEST.resolve()),
-        "BUILT": str(built),
+        "BUILT": str(work.resolve()),
         "MODULES_UML": str(modules),
         "BOOT": boot,
         "DISK_ID": disk_id,
         "ROOT_UUID": f"{disk_id}-7069-4f53-8000-63617264{disk_id[:4]}",
         "FOREIGN": "qemu-aarch64-static" if foreign else "",
-        "EXTRA": "",
         "PYTHON": sys.executable,
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "PYTHONDONTWRITEBYTECODE": "1",

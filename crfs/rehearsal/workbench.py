@@ -83,13 +83,15 @@ def run_in_uml(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     check: bool = False,
+    keep_writes: bool = True,
 ) -> UmlResult:
     """Run `script` as root in user-mode Linux and return its exit code and output.
 
     `script` is /bin/sh text, unless its first line is another `#!`. `disks` appear in their order
     as /dev/ubda, /dev/ubdb, ...; they are raw images and are written to. `mem` is in MiB,
     `timeout` in seconds of the host's clock. `env` is added to a small fixed environment. With
-    `check`, an exit code other than 0 raises as well.
+    `check`, an exit code other than 0 raises as well. Without `keep_writes` the images stay as
+    they are: what is written to them goes to a place that is thrown away.
 
     Raises RehearsalError if user-mode Linux is missing, does not start, is not done in time, or
     (with `check`) if the script failed.
@@ -105,7 +107,7 @@ def run_in_uml(
     with tempfile.TemporaryDirectory(prefix="crfs-uml-") as name:
         work = Path(name)
         _furnish(work, script, env or {}, cwd or Path.cwd())
-        arguments = [kernel, f"mem={mem}M", *_disk_arguments(disks, work)]
+        arguments = [kernel, f"mem={mem}M", *_disk_arguments(disks, work, keep_writes)]
         arguments += ["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw"]
         arguments += [f"init={work}/init", f"uml_dir={work}/", "umid=workbench"]
         arguments += ["con=null", "con0=null,fd:1", "quiet", "panic=1"]
@@ -160,7 +162,7 @@ def _furnish(work: Path, script: str, env: Mapping[str, str], cwd: Path) -> None
         program.chmod(0o755)
 
 
-def _disk_arguments(disks: Sequence[Path], work: Path) -> list[str]:
+def _disk_arguments(disks: Sequence[Path], work: Path, keep_writes: bool) -> list[str]:
     """`ubdX=` arguments; a link stands for each image, since ',' and ':' mean something there."""
     arguments = []
     for index, disk in enumerate(disks):
@@ -168,7 +170,8 @@ def _disk_arguments(disks: Sequence[Path], work: Path) -> list[str]:
             raise RehearsalError(f"There is no disk image {disk}.")
         link = work / f"disk{index}"
         link.symlink_to(disk.resolve())
-        arguments.append(f"ubd{chr(ord('a') + index)}={link}")
+        written = f"{link}" if keep_writes else f"{work}/cow{index},{link}"
+        arguments.append(f"ubd{chr(ord('a') + index)}={written}")
     return arguments
 
 

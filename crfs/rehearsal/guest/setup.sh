@@ -1,36 +1,15 @@
 #!/bin/sh
-# Turn the bare Debian of $ROOT_TAR into a Raspberry-Pi-like system on /dev/ubda.
+# setup.sh ROOT: make a Raspberry-Pi-like system of the bare Debian in the folder ROOT.
 #
-# Runs in the workbench (user-mode Linux), as root, with the card as /dev/ubda: FAT already made in
-# its first partition. Wants: ROOT_TAR, GUEST (folder of this script), BUILT (compiled programs),
-# MODULES_UML (folder of modules of the user-mode Linux kernel), BOOT (mount point of the FAT),
-# DISK_ID (8 hex digits of the MBR), ARCH (Debian architecture), FOREIGN (emulator, or empty),
-# EXTRA (folder with a file tree to lay over it).
+# Runs as root, or what passes for root where packages are installed without it. Wants: GUEST
+# (folder of this script), BUILT (compiled programs), MODULES_UML (folder of modules of the
+# user-mode Linux kernel), BOOT (mount point of the FAT), DISK_ID (8 hex digits of the MBR).
 set -eu
 
-card=$UML_WORK/card
-mkdir "$card"
-mkfs.ext4 -q -F -L rootfs -U "$ROOT_UUID" -E hash_seed="$ROOT_UUID" /dev/ubda2
-mount -o noatime /dev/ubda2 "$card"
-mkdir -p "$card$BOOT"
-mount -o iocharset=ascii,shortname=mixed /dev/ubda1 "$card$BOOT"
-tar -C "$card" --numeric-owner --xattrs --xattrs-include='*' -xf "$ROOT_TAR"
-
-for folder in proc sys dev run; do mount --rbind "/$folder" "$card/$folder"; done
+card=$1
 inside() { chroot "$card" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"; }
-
-if [ -n "$FOREIGN" ]; then
-    # The packages are unpacked only: their scripts need the other processor.
-    modprobe="$UML_WORK/modprobe"
-    "$modprobe" binfmt_misc
-    mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
-    cat "$GUEST/binfmt-arm64" >/proc/sys/fs/binfmt_misc/register
-    printf '#!/bin/sh\nexit 101\n' >"$card/usr/sbin/policy-rc.d"
-    chmod 755 "$card/usr/sbin/policy-rc.d"
-    inside dpkg --configure -a
-    rm "$card/usr/sbin/policy-rc.d"
-fi
+mkdir -p "$card$BOOT"
 
 # --- kernel: only the modules that a virtual board has a use for -------------------------------
 release=$(basename "$(echo "$card"/boot/vmlinuz-*)")
@@ -74,8 +53,6 @@ sed -i 's/^MODULES=.*/MODULES=dep/; s/^COMPRESS=.*/COMPRESS=zstd/' \
 echo 'COMPRESSLEVEL=1' >"$card/etc/initramfs-tools/conf.d/fast"
 grep -v '^#' "$GUEST/initramfs-modules" >>"$card/etc/initramfs-tools/modules"
 grep -v '^#' "$GUEST/modules-load" >"$card/etc/modules-load.d/bench.conf"
-install -D -m 755 "$GUEST/z50-raspi-firmware" \
-    "$card/etc/initramfs/post-update.d/z50-raspi-firmware"
 
 # --- HSM6, recorder, reports to the firmware ---------------------------------------------------
 install -m 644 "$BUILT/libzk_app_utils.so" "$card/usr/lib/libzk_app_utils.so"
@@ -103,20 +80,16 @@ inside systemctl set-default -q multi-user.target
 # shellcheck disable=SC2046  # one word a unit
 inside systemctl mask -q $(grep -v '^#' "$GUEST/masked-units")
 inside ldconfig
-if [ -n "$EXTRA" ]; then cp -a "$EXTRA/." "$card/"; fi
 
-# update-initramfs looks at the running kernel's devices (MODULES=dep): not this workbench's.
+# MODULES=dep looks at the devices of the machine that runs: not this one's, this time.
 sed -i 's/^MODULES=.*/MODULES=list/' "$card/etc/initramfs-tools/initramfs.conf"
 inside rm -f "/boot/initrd.img-$release"
 for version in "$release" "$uml_release"; do inside update-initramfs -c -k "$version"; done
 sed -i 's/^MODULES=.*/MODULES=dep/' "$card/etc/initramfs-tools/initramfs.conf"
+cp "$card/boot/initrd.img-$release" "$card$BOOT/initramfs8"
+cp "$card/boot/initrd.img-$uml_release" "$card$BOOT/initramfs_2712"
+# Last, as its place to write to is not a mount point yet.
+install -D -m 755 "$GUEST/z50-raspi-firmware" \
+    "$card/etc/initramfs/post-update.d/z50-raspi-firmware"
 
 rm -rf "$card"/var/cache/apt/*.bin "$card"/var/log/apt "$card"/var/log/*.log
-for folder in run dev sys proc; do umount -R -l "$card/$folder"; done
-fstrim "$card" 2>/dev/null || true
-df -k "$card" "$card$BOOT"
-umount "$card$BOOT"
-
-# --- life --------------------------------------------------------------------------------------
-"$PYTHON" -m crfs.rehearsal.life "$card"
-umount "$card"

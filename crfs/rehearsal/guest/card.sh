@@ -1,0 +1,36 @@
+#!/bin/sh
+# Fill the card /dev/ubda with the system of $ROOT_TAR: root in partition 2, FAT in partition 1.
+#
+# Runs as root in the workbench. Wants what setup.sh wants, and ROOT_UUID, FOREIGN (the emulator of
+# the card's processor if the packages are unpacked only, else empty) and PYTHON.
+set -eu
+
+card=$UML_WORK/card
+fat=$UML_WORK/fat
+mkdir "$card" "$fat"
+mkfs.ext4 -q -F -L rootfs -U "$ROOT_UUID" -E hash_seed="$ROOT_UUID" /dev/ubda2
+mount -o noatime /dev/ubda2 "$card"
+tar -C "$card" --numeric-owner --xattrs --xattrs-include='*' -xf "$ROOT_TAR"
+
+if [ -n "$FOREIGN" ]; then
+    "$UML_WORK/modprobe" binfmt_misc
+    mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
+    cat "$GUEST/binfmt-arm64" >/proc/sys/fs/binfmt_misc/register
+    for folder in proc sys dev run; do mount --rbind "/$folder" "$card/$folder"; done
+    printf '#!/bin/sh\nexit 101\n' >"$card/usr/sbin/policy-rc.d"
+    chmod 755 "$card/usr/sbin/policy-rc.d"
+    chroot "$card" /usr/bin/env DEBIAN_FRONTEND=noninteractive dpkg --configure -a
+    rm "$card/usr/sbin/policy-rc.d"
+    sh "$GUEST/setup.sh" "$card"
+    for folder in run dev sys proc; do umount -R -l "$card/$folder"; done
+fi
+
+mount -o iocharset=ascii,shortname=mixed /dev/ubda1 "$fat"
+cp -r "$card$BOOT/." "$fat/"
+find "$card$BOOT" -mindepth 1 -delete
+df -k "$card" "$fat"
+umount "$fat"
+fstrim "$card" 2>/dev/null || true
+
+"$PYTHON" -m crfs.rehearsal.life "$card"
+umount "$card"
