@@ -172,8 +172,10 @@ def partition_disk(image: Path, partitions: Sequence[tuple[int, int, str]], disk
 
 def make_fat(image: Path, start: int, size: int, label: str) -> None:
     """Make a FAT32 filesystem in the bytes `start` to `start + size` of an image."""
+    # With fewer clusters than this many tools take it for a FAT16.
+    cluster = next(sectors for sectors in (8, 4, 2, 1) if size // (sectors * SECTOR) > 70_000)
     where = ["--offset", str(start // SECTOR), str(image), str(size // 1024)]
-    run(["mkfs.vfat", "-F", "32", "-n", label, *where])
+    run(["mkfs.vfat", "-F", "32", "-s", str(cluster), "-n", label, *where])
 
 
 def partitions_of(image: Path) -> list[Partition]:

@@ -124,9 +124,8 @@ def test_the_process_answers_on_its_line_and_counts(module: HsmProcess) -> None:
         line.connect(str(module.line))
         body = "@1 lock 736563726574"
         line.sendall(f"noise\n{body} {checksum(body)}\n".encode())
-        answer = line.makefile().readline() or ""
-        if not answer.strip():
-            answer = line.makefile().readline()
+        lines = line.makefile()
+        answer = next(text for text in lines if text.strip())
         blob = bytes.fromhex(answer.split()[2])
     assert module.counter("locks") == 1
     assert module.unseal(blob) == b"secret"
