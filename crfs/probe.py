@@ -234,7 +234,8 @@ def luks_of_mapping(name: str) -> str:
     path = mapping_path(name)
     if not path.exists():
         return ""
-    uuid = Path(f"/sys/class/block/{Path(os.path.realpath(path)).name}/dm/uuid")
+    number = os.stat(path).st_rdev
+    uuid = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/dm/uuid")
     found = re.fullmatch(r"CRYPT-LUKS2-([0-9a-f]{32})-.*", uuid.read_text().strip())
     if not found:
         return ""

@@ -1,0 +1,132 @@
+"""Tests of single steps' tools on a real kernel with real dm-crypt, ext4 and FAT.
+
+Collected only inside user-mode Linux (see test_real_devices.py): /dev/ubda and /dev/ubdb are
+two empty disks there. Not named test_*: pytest on the host has no device-mapper.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crfs import blocks, fatfile, journal, luks, probe, trees
+from crfs.model import Cipher
+
+pytestmark = pytest.mark.integration
+CARD, STICK = "/dev/ubda", "/dev/ubdb"
+KEY = bytes(range(256)) * 2
+UUID = "11111111-2222-4333-8444-555555555555"
+
+
+def sh(line: str) -> str:
+    return subprocess.run(
+        ["sh", "-ec", line], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+@pytest.fixture
+def opened(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The stick as an open mapping of the cipher that the test asks for."""
+    cipher: Cipher = getattr(request, "param", luks.ADIANTUM_12)
+    luks.format_device(STICK, UUID, cipher, KEY, "crfs-stage")
+    luks.open_mapping(STICK, "cryptstage", UUID, KEY)
+    yield "/dev/mapper/cryptstage"
+    luks.close_mapping("cryptstage")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A fresh ext4 on the card, mounted."""
+    sh(f"mkfs.ext4 -q -F {CARD}")
+    target = tmp_path / "card"
+    target.mkdir()
+    sh(f"mount {CARD} {target}")
+    yield target
+    sh(f"umount {target}")
+
+
+@pytest.mark.parametrize("opened", [luks.AES, luks.ADIANTUM_12, luks.ADIANTUM_20], indirect=True)
+def test_mapping_opens_with_its_key_only(opened: str) -> None:
+    assert probe.luks_of_mapping("cryptstage") == UUID
+    assert probe.blkid(STICK, "UUID") == UUID
+    assert luks.key_opens(STICK, KEY)
+    assert not luks.key_opens(STICK, KEY[:-1])
+    assert "sector size:  4096" in sh("cryptsetup status cryptstage")
+
+
+def test_erased_stick_opens_with_no_key(opened: str) -> None:
+    luks.close_mapping("cryptstage")
+    luks.erase(STICK)
+    assert probe.blkid(STICK, "TYPE") == ""
+    assert not luks.key_opens(STICK, KEY)
+
+
+def test_block_copy_is_the_same_filesystem(opened: str, tmp_path: Path) -> None:
+    sh(f"mkfs.ext4 -q -b 4096 {opened} 100M; mkdir -p {tmp_path}/a; mount {opened} {tmp_path}/a")
+    sh(
+        f"cp -a /usr/lib/python3/dist-packages/sh.py /etc/ssl {tmp_path}/a; chattr +i {tmp_path}/a/sh.py"
+    )
+    sh(f"umount {tmp_path}/a")
+    ranges = blocks.used_ranges(blocks.dumpe2fs(opened))
+    assert blocks.total(ranges) < 60e6
+    blocks.copy(opened, CARD, ranges, 0, lambda position, done: None)
+    blocks.compare(opened, CARD, ranges, lambda position, done: None)
+    sh(f"e2fsck -fn {CARD}")
+    sh(f"mkdir -p {tmp_path}/b; mount -o ro {opened} {tmp_path}/a; mount -o ro {CARD} {tmp_path}/b")
+    found = trees.compare(tmp_path / "a", tmp_path / "b", lambda name: False, lambda done: None)
+    sh(f"umount {tmp_path}/a {tmp_path}/b")
+    assert found.entries > 100
+    assert found.examples == []
+
+
+def test_trees_copy_everything_there_is(opened: str, folder: Path, tmp_path: Path) -> None:
+    sh(
+        f"cd {folder}; echo one > a; ln a b; setfattr -n user.x -v y a; setfacl -m u:1000:r a;"
+        "cp /bin/true t; setcap cap_net_raw+ep t; truncate -s 10M hole; echo x >> hole;"
+        "mkfifo p; ln -s nowhere l; mkdir d; chmod 2751 d; touch d/e; chattr +i d/e; chattr +a hole;"
+        "touch -d '1960-01-02 03:04:05.678901234' old; printf x > \"$(printf 'n\\377\\nm')\""
+    )
+    sh(f"mkfs.ext4 -q -b 4096 {opened}; mkdir {tmp_path}/stage; mount {opened} {tmp_path}/stage")
+    stage = tmp_path / "stage"
+    try:
+        for _ in range(2):  # the second pass meets immutable files
+            trees.copy(folder, stage, lambda done: None)
+            trees.copy_flags(folder, stage)
+            found = trees.compare(folder, stage, lambda name: False, lambda done: None)
+            assert found.examples == []
+            assert found.entries == 11
+        assert os.stat(stage / "hole").st_blocks < 100
+        (folder / "a").write_text("two")
+        found = trees.compare(folder, stage, lambda name: False, lambda done: None)
+        assert any("other contents" in one for one in found.examples)
+    finally:
+        sh(f"umount {stage}")
+
+
+def test_blank_overwrites_what_is_not_blank() -> None:
+    with open(CARD, "r+b") as disk:
+        disk.write(bytes(8 * 2**20))
+        disk.seek(0)
+        disk.write(b"secret" * 1000)
+    wrote = blocks.blank(CARD, [(0, 8 * 2**20)], 0, lambda position, done: None)
+    assert wrote == blocks.PIECE
+    with open(CARD, "rb") as disk:
+        assert blocks.is_blank(disk.read(8 * 2**20))
+
+
+def test_journal_and_boot_files_on_fat(tmp_path: Path) -> None:
+    sh(f"mkfs.vfat {CARD}; mount -t vfat {CARD} {tmp_path}")
+    try:
+        fatfile.replace(tmp_path / "config.txt", b"old")
+        fatfile.replace(tmp_path / "config.txt", b"new" * 10000)
+        assert (tmp_path / "config.txt").read_bytes() == b"new" * 10000
+        assert os.listdir(tmp_path) == ["config.txt"]
+        book = journal.Journal(tmp_path)
+        assert book.read() is None
+    finally:
+        sh(f"umount {tmp_path}")
+    sh(f"fsck.vfat -n {CARD}")
