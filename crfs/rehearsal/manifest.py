@@ -14,7 +14,7 @@ import shlex
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -123,24 +123,36 @@ def sha256(path: Path) -> str:
 
 
 def card_manifest(card: Path, *, key: bytes | None = None, timeout: float = 300) -> Manifest:
-    """The manifest of the root partition of a card image, by path; the image is not changed.
+    """The manifest of the root partition of a card image, by path; see `read_root`."""
+    return read_root(card, key=key, timeout=timeout)[0]
 
-    `key` opens it if it is LUKS. Raises RehearsalError if it cannot be opened or mounted.
+
+def read_root(
+    card: Path, *, key: bytes | None = None, files: Sequence[str] = (), timeout: float = 300
+) -> tuple[Manifest, dict[str, bytes]]:
+    """Manifest of the root partition of a card image, and the content of some of its `files`.
+
+    The image is not changed. `key` opens the partition if it is LUKS. `timeout` in seconds.
+    Raises RehearsalError if it cannot be opened or mounted, or if one of the files is missing.
     """
-    script = [f'cd {shlex.quote(str(Path(__file__).resolve().parents[2]))}; mkdir "$UML_WORK/root"']
+    package_parent = shlex.quote(str(Path(__file__).resolve().parents[2]))
+    python = f"{shlex.quote(sys.executable)} -B -m crfs.rehearsal.manifest"
+    script = [f'cd {package_parent}; mkdir "$UML_WORK/root"']
     with tempfile.TemporaryDirectory() as name:
         device = "/dev/ubda2"
         if key is not None:
             (Path(name) / "key").write_bytes(key)
             script.append(f"cryptsetup open --key-file {name}/key {device} root || exit")
             device = "/dev/mapper/root"
-        script += [
-            f'mount -o noatime {device} "$UML_WORK/root" || exit',
-            f"{shlex.quote(sys.executable)} -B -m crfs.rehearsal.manifest"
-            f' "$UML_WORK/root" >{name}/manifest',
-        ]
+        script.append(f'mount -o noatime {device} "$UML_WORK/root" || exit')
+        script.append(f'{python} "$UML_WORK/root" >{name}/manifest || exit')
+        for number, path in enumerate(files):
+            script.append(f'cat "$UML_WORK/root"{shlex.quote(path)} >{name}/{number} || exit')
         run_in_uml("\n".join(script), disks=[card], keep_writes=False, timeout=timeout, check=True)
-        return load((Path(name) / "manifest").read_text().splitlines())
+        contents = {
+            path: (Path(name) / str(number)).read_bytes() for number, path in enumerate(files)
+        }
+        return load((Path(name) / "manifest").read_text().splitlines()), contents
 
 
 def load(lines: Iterable[str]) -> Manifest:
