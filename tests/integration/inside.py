@@ -100,7 +100,7 @@ def test_trees_copy_everything_there_is(opened: str, folder: Path, tmp_path: Pat
             assert found.examples == []
             assert found.entries == 11
         assert os.stat(stage / "hole").st_blocks < 100
-        (folder / "a").write_text("two")
+        (folder / "a").write_text("two\n")
         found = trees.compare(folder, stage, lambda name: False, lambda done: None)
         assert any("other contents" in one for one in found.examples)
     finally:
