@@ -186,7 +186,7 @@ def _card_and_root(facts: Facts, wanted: Wanted) -> tuple[Block, Block]:
             advice="switch the overlay off (raspi-config, Performance Options), reboot, try again",
         )
     owners = [
-        (disk, block) for disk in facts.disks for block in disk.walk() if block.path == facts.root
+        (disk, block) for disk in facts.disks for block in disk.walk() if _is(block, facts.root)
     ]
     if not owners:
         raise LayoutError(
@@ -220,6 +220,11 @@ def _card_and_root(facts: Facts, wanted: Wanted) -> tuple[Block, Block]:
     return disk, root
 
 
+def _is(block: Block, path: str) -> bool:
+    """Whether a device is the one at a path; lsblk shows mappings by their links' names."""
+    return path in (block.path, os.path.realpath(block.path))
+
+
 def _check_root(facts: Facts, root: Block) -> None:
     if facts.root_mount.fstype != "ext4":
         raise LayoutError(
@@ -232,7 +237,10 @@ def _check_root(facts: Facts, root: Block) -> None:
             advice="let the Pi finish its first boot, reboot, then try again",
         )
     if root.size <= luks.HEADER_BYTES * 4:
-        raise LayoutError(f"{root.path} is too small ({human(root.size)}).")
+        raise LayoutError(
+            f"{root.path} is too small ({human(root.size)}).",
+            advice=f"crfs needs at least {human(luks.HEADER_BYTES * 4)} for an encrypted root",
+        )
 
 
 def _check_boot(facts: Facts, card: Block) -> Block:
@@ -333,6 +341,12 @@ def _find_stick(facts: Facts, card: Block, wanted: Wanted) -> Block:
             advice="name the USB stick: '--usb /dev/sdX' ('lsblk' shows it)",
         )
     found = [disk for disk in facts.disks if disk.path == path]
+    if found and wanted.stick is None and found[0] not in candidates:
+        raise StickError(
+            f"{found[0].describe()} is no USB disk.",
+            advice="plug in a blank USB stick; if that disk is what you want to have erased, "
+            f"say '--usb {path}'",
+        )
     if found:
         return found[0]
     if any(block.path == path for disk in facts.disks for block in disk.walk()):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
 from crfs import keys, luks, model, preflight, probe, progress
 from crfs.commands import follow
-from crfs.commands.common import require_root
-from crfs.errors import CrfsError, Declined
+from crfs.commands.common import read_journal, require_root
+from crfs.errors import Declined
 from crfs.journal import Journal
 from crfs.preflight import Decision, Wanted
 from crfs.steps import ALL, STAGING
@@ -19,9 +20,13 @@ def run(args: argparse.Namespace) -> int:
     require_root("encrypt")
     if progress.is_running():
         raise follow.busy()
+    read_journal()  # damaged, it stops here
     wanted = Wanted(args.disk, args.root_part, args.usb, args.erase_usb)
     facts = preflight.gather()
-    decision = preflight.make_plan(facts, wanted, luks.choose_cipher())
+    decision = preflight.make_plan(facts, wanted)
+    # Only now: where cryptsetup is missing, the plan's refusal names the package.
+    plan = dataclasses.replace(decision.plan, cipher=luks.choose_cipher())
+    decision = dataclasses.replace(decision, plan=plan)
     if args.dry_run:
         print(describe(decision))
         held = "held by zkifc, not asked in a dry run" if facts.services else _ask_hsm()
@@ -36,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
             _ask(decision)
         journal = Journal(Path(decision.plan.boot.mount))
         journal.write(model.Record(plan=decision.plan, state=STAGING, boot_id=probe.boot_id()))
-    except (CrfsError, KeyboardInterrupt):
+    except BaseException:
         keys.give_back_hsm(facts.services)
         raise
     follow.start()
@@ -106,5 +111,9 @@ def _ask(decision: Decision) -> None:
         raise Declined(
             "There is no terminal to ask on.", advice="add '--yes' if you agree to the plan"
         )
-    if input(question).strip().lower() != "yes":
+    try:
+        answer = input(question)
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() != "yes":
         raise Declined("You did not say yes.", advice="'sudo crfs encrypt' asks again")
