@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from crfs import __version__
-from crfs.errors import CrfsError, UsageError
+from crfs.errors import CommandError, CrfsError, UsageError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -71,6 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CrfsError as error:
         print(f"crfs: {error}", file=sys.stderr)
         return error.code
+    except OSError as problem:
+        failure = CommandError(
+            f"Reading or writing failed: {problem}.",
+            data="What was proven before is still there; nothing was given up.",
+            advice="look for I/O errors in 'journalctl -k -b', then at 'sudo crfs status'",
+        )
+        print(f"crfs: {failure}", file=sys.stderr)
+        return failure.code
     except KeyboardInterrupt:
         print("\ncrfs: interrupted", file=sys.stderr)
         return 130

@@ -38,7 +38,11 @@ def encode(sequence: int, record: Record) -> bytes:
     digest = hashlib.sha256(b"%d\n" % sequence + body).hexdigest().encode()
     slot = b"%s %d %d %s\n" % (_MAGIC, sequence, len(body), digest) + body
     if len(slot) > SLOT_SIZE:
-        raise JournalError("The journal record is too large for its slot.", data=_INTACT)
+        raise JournalError(
+            "The journal record is too large for its slot.",
+            data=_INTACT,
+            advice="report this, with the output of 'lsblk --json --output-all'",
+        )
     return slot.ljust(SLOT_SIZE, b"\0")
 
 
@@ -83,8 +87,9 @@ class Journal:
         raise JournalError(
             f"Both slots of the journal in {self.folder} are damaged.",
             data=_INTACT,
-            advice="run 'sudo crfs status' to see what is on the disks; nothing is erased as long "
-            f"as you do not remove {self.folder}",
+            advice="look at 'lsblk --fs'. With / on the card's plain partition nothing was given "
+            f"up: remove {self.folder}, then 'sudo crfs encrypt' begins anew. With / on a mapping "
+            f"keep {self.folder} and the stick as they are, and ask for help",
         )
 
     def write(self, record: Record) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from crfs.errors import (
     StateError,
 )
 from crfs.journal import FOLDER, Journal
-from crfs.machine import MAX_ATTEMPTS, Migration
+from crfs.machine import MAX_ATTEMPTS, STATES, Migration
 from crfs.model import Halt, Record, StepRecord
 from crfs.steps import (
     BY_STATE,
@@ -85,7 +84,14 @@ def work(log: Any) -> int:
 
 
 def check_card(record: Record) -> None:
-    """The journal has to be this card's. Raises JournalError."""
+    """The journal has to be this card's, and of a kind we know. Raises JournalError."""
+    if record.state not in STATES:
+        raise JournalError(
+            f"The journal on the boot partition has the state '{record.state}', which this crfs "
+            "does not know.",
+            data="No disk was written to.",
+            advice="install the version of crfs that began the migration, then 'sudo crfs resume'",
+        )
     try:
         probe.find_card(record.plan.card)
     except CrfsError as problem:
@@ -241,5 +247,4 @@ def main() -> int:
         return work(log)
     except CrfsError as failure:
         log.error(str(failure).replace("\n", " "), kind="stopped")
-        print(failure, file=sys.stderr)
         return failure.code

@@ -8,6 +8,7 @@ import dataclasses
 from crfs import progress
 from crfs.commands import common, follow
 from crfs.errors import StateError
+from crfs.worker import check_card
 
 
 def run(args: argparse.Namespace) -> int:
@@ -20,6 +21,7 @@ def run(args: argparse.Namespace) -> int:
             "There is no migration to resume.", advice="'sudo crfs encrypt' begins one"
         )
     journal, record = found
+    check_card(record)
     journal.write(dataclasses.replace(record, halt=None, attempts=0, trials=0))
     follow.start()
     return follow.follow()

@@ -11,6 +11,7 @@ from crfs.commands import common, follow
 from crfs.errors import StateError
 from crfs.machine import Migration
 from crfs.steps import FINISHING, TRYING_ROOT, Context
+from crfs.worker import check_card
 
 
 def run(args: argparse.Namespace) -> int:
@@ -18,6 +19,7 @@ def run(args: argparse.Namespace) -> int:
     found = common.read_journal()
     if found is None:
         raise StateError("There is no migration to roll back.", advice="nothing needs to be done")
+    check_card(found[1])
     if found[1].destroyed or found[1].state in (TRYING_ROOT, FINISHING):
         raise StateError(
             "The way is forward: the card's plain root has been given up already, after its copy "
