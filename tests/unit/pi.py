@@ -1,0 +1,356 @@
+"""A healthy Pi as data, and a whole fake one on which the real command line runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crfs import cli, keys, preflight, probe, progress, runner, worker
+from crfs.errors import CommandError
+from crfs.journal import Journal
+from crfs.model import Boot, Card, Cipher, Plan, Record, Stick, Uuids
+from crfs.preflight import Facts
+from crfs.probe import Mount
+
+GB = 10**9
+BOOT_ID = "11111111-aaaa-4bbb-8ccc-222222222222"
+OTHER_BOOT_ID = "99999999-aaaa-4bbb-8ccc-222222222222"
+CMDLINE = "console=tty1 root=PARTUUID=cafe0001-02 rootfstype=ext4 rootwait quiet"
+CONFIG = b"# For more options see the documentation\r\ndtparam=audio=on\n[pi4]\narm_boost=1"
+
+UUIDS = Uuids(
+    stage_luks="aaaaaaaa-0000-4000-8000-000000000001",
+    stage_fs="aaaaaaaa-0000-4000-8000-000000000002",
+    root_luks="aaaaaaaa-0000-4000-8000-000000000003",
+)
+CARD = Card(
+    path="/dev/mmcblk0",
+    table_id="cafe0001",
+    serial="0x00c0ffee",
+    model="SD32G",
+    size=32 * GB,
+    root_partuuid="cafe0001-02",
+    root_number=2,
+    root_size=31 * GB,
+    boot_partuuid="cafe0001-01",
+)
+
+
+def plan(mount: str = "/boot/firmware", *, tryboot: bool = True) -> Plan:
+    return Plan(
+        run_id="aaaaaaaa-0000-4000-8000-000000000000",
+        card=CARD,
+        stick=Stick("/dev/sda", "USB123", "Ultra", 64 * GB),
+        uuids=UUIDS,
+        cipher=Cipher("aes-xts-plain64", 512),
+        boot=Boot(mount, tryboot, "6.1.0-rpi", "cmdline.txt"),
+        used=4 * GB,
+        inodes=1000000,
+        label="rootfs",
+        services=("zkifc.service", "zkbootrtc.service"),
+        kept_units=("NetworkManager.service", "ssh.service"),
+    )
+
+
+def record(state: str = "staging", mount: str = "/boot/firmware", **changes: Any) -> Record:
+    changes.setdefault("boot_id", BOOT_ID)
+    return Record(plan=plan(mount), state=state, **changes)
+
+
+def row(path: str, kind: str, size: int, **facts: Any) -> dict[str, Any]:
+    """One row as lsblk writes it; what is not said is null there."""
+    names = ("fstype", "label", "uuid", "partuuid", "ptuuid", "model", "serial", "tran")
+    return {
+        "name": path.rpartition("/")[2],
+        "path": path,
+        "type": kind,
+        "size": size,
+        "ro": False,
+        "rm": False,
+        "mountpoints": [None],
+        **dict.fromkeys(names),
+        **facts,
+    }
+
+
+def card_row(boot: str) -> dict[str, Any]:
+    first = row(
+        "/dev/mmcblk0p1",
+        "part",
+        GB // 2,
+        fstype="vfat",
+        label="bootfs",
+        ptuuid="cafe0001",
+        partuuid="cafe0001-01",
+        mountpoints=[boot],
+    )
+    second = row(
+        "/dev/mmcblk0p2",
+        "part",
+        31 * GB,
+        fstype="ext4",
+        label="rootfs",
+        ptuuid="cafe0001",
+        partuuid="cafe0001-02",
+        mountpoints=["/"],
+    )
+    return row(
+        "/dev/mmcblk0",
+        "disk",
+        32 * GB,
+        ptuuid="cafe0001",
+        serial="0x00c0ffee",
+        model="SD32G",
+        children=[first, second],
+    )
+
+
+def stick_row(path: str = "/dev/sda", **facts: Any) -> dict[str, Any]:
+    known = {"rm": True, "tran": "usb", "model": "Ultra", "serial": "USB123", **facts}
+    return row(path, "disk", known.pop("size", 64 * GB), **known)
+
+
+def healthy(boot: Path = Path("/boot/firmware"), **changes: Any) -> Facts:
+    """The facts of a Pi that can be migrated."""
+    rows = json.dumps({"blockdevices": [card_row(str(boot)), stick_row()]})
+    facts = Facts(
+        disks=tuple(probe.parse_lsblk(rows)),
+        root="/dev/mmcblk0p2",
+        root_mount=Mount("/", "/dev/mmcblk0p2", "ext4", ("rw", "noatime")),
+        boot_folder=boot,
+        boot_mount=Mount(str(boot), "/dev/mmcblk0p1", "vfat", ("rw", "relatime")),
+        boot_free=300 * 10**6,
+        boot_largest=12 * 10**6,
+        config=CONFIG,
+        cmdline_exists=True,
+        cmdline=CMDLINE,
+        missing_commands=(),
+        has_cryptroot=True,
+        has_dracut=False,
+        missing_tools=(),
+        has_state_folder=True,
+        has_journal=False,
+        used=4 * GB,
+        inodes=1000000,
+        tryboot=True,
+        kernel="6.1.0-rpi",
+        services=("zkifc.service",),
+        kept_units=("ssh.service",),
+    )
+    return dataclasses.replace(facts, **changes)
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its content."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"(folder)"
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class FakePi:
+    """A Pi whose disks, services and HSM are data; commands are recorded, none is started."""
+
+    folder: Path
+    capsys: pytest.CaptureFixture[str]
+    boot: Path
+    rows: list[dict[str, Any]]
+    mounts: dict[str, Mount]
+    root: str = "/dev/mmcblk0p2"
+    active: set[str] = field(default_factory=lambda: {"zkifc.service", "multi-user.target"})
+    enabled: set[str] = field(default_factory=lambda: {"ssh.service"})
+    missing: set[str] = field(default_factory=set)
+    superblocks: dict[tuple[str, str], str] = field(default_factory=dict)
+    mappings: dict[str, str] = field(default_factory=dict)  # name: LUKS UUID
+    hsm_answers: bool = True
+    unlocked: set[str] = field(default_factory=set)
+    boot_id: str = BOOT_ID
+    boot_free: int = 300 * 10**6
+    effects: list[list[str]] = field(default_factory=list)
+    locks: list[int] = field(default_factory=list)
+    on_run: Callable[[list[str]], None] = lambda argv: None
+
+    @property
+    def journal(self) -> Journal:
+        return Journal(self.boot)
+
+    def crfs(self, *argv: str) -> Result:
+        """Type a command."""
+        self.capsys.readouterr()
+        try:
+            code = cli.main(argv)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            # A real worker's lock goes with its process.
+            for descriptor in self.locks:
+                os.close(descriptor)
+            self.locks.clear()
+        said = self.capsys.readouterr()
+        return Result(code, said.out, said.err)
+
+    def refuses(self, argv: Sequence[str], code: int, *words: str) -> Result:
+        """The command refuses as the project promises; `words` are in its first line."""
+        before, active = snapshot(self.boot), set(self.active)
+        result = self.crfs(*argv)
+        assert result.code == code, result
+        lines = result.err.rstrip("\n").split("\n")
+        assert lines[0].startswith("crfs: ")
+        assert len(lines[0]) < 300
+        for word in words:
+            assert word in lines[0], lines[0]
+        assert any(line.startswith("Next: ") for line in lines), "no next step"
+        assert len(lines) <= 3, lines
+        assert "Traceback" not in result.err + result.out
+        assert not self.changes(), "a refusal must change nothing"
+        assert snapshot(self.boot) == before
+        assert self.active == active, "services are left as they were"
+        return result
+
+    def stops(self, code: int, *words: str) -> Result:
+        """The worker stops without a change; it writes lines for the system's journal."""
+        before = snapshot(self.boot)
+        result = self.crfs("run")
+        assert result.code == code, result
+        for word in (*words, "Next: "):
+            assert word in result.err
+        assert len(result.err.splitlines()) == 1
+        assert "Traceback" not in result.err + result.out
+        assert not self.changes()
+        assert snapshot(self.boot) == before
+        return result
+
+    def changes(self) -> list[list[str]]:
+        """Effects apart from asking the HSM, for which its daemon has to step aside."""
+        daemon = [["systemctl", verb, unit] for verb in ("stop", "start") for unit in keys.SERVICES]
+        return [one for one in self.effects if one not in daemon and one[0] != "/sbin/zkgrifs"]
+
+    def query(self, argv: Sequence[str], *, timeout: float = 60, ok: Sequence[int] = (0,)) -> str:
+        self._need(argv[0])
+        match list(argv):
+            case ["lsblk", "--json", *_]:
+                return json.dumps({"blockdevices": self.rows})
+            case ["lsblk", *_]:
+                return "NAME MAJ:MIN RM SIZE RO TYPE MOUNTPOINTS\nmmcblk0\n"
+            case ["systemctl", "is-active", unit]:
+                return "active\n" if unit in self.active else "inactive\n"
+            case ["systemctl", "is-enabled", unit]:
+                return "enabled\n" if unit in self.enabled else "disabled\n"
+            case ["blkid", "--probe", "--match-tag", tag, *_, path]:
+                return self.superblocks.get((path, tag), "") + "\n"
+            case ["cryptsetup", "benchmark", *_]:
+                return "# Tests\n# Algorithm\naes-xts 512b 100.0 MiB/s 100.0 MiB/s\n"
+        raise AssertionError(f"an unexpected query: {argv}")
+
+    def run(self, argv: Sequence[str], *, stdin: bytes | None = None, **options: Any) -> bytes:
+        self._need(argv[0])
+        self.effects.append(list(argv))
+        self.on_run(list(argv))
+        match list(argv):
+            case ["/sbin/zkgrifs", count]:
+                if not self.hsm_answers:
+                    raise CommandError(
+                        "'/sbin/zkgrifs 32' failed with exit code 1.",
+                        advice="read what the command said: no answer on the bus",
+                    )
+                return os.urandom(int(count))
+            case ["systemctl", "stop", unit]:
+                self.active.discard(unit)
+            case ["systemctl", "start", unit] if unit in keys.SERVICES:
+                self.active.add(unit)
+            case ["cryptsetup", "close", name]:
+                self.mappings.pop(name, None)
+        return b""
+
+    def _need(self, name: str) -> None:
+        if name in self.missing:
+            raise CommandError(f"The command {name} is not installed.", advice="install it")
+
+
+def build(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    layout: str = "boot/firmware",
+) -> FakePi:
+    """A healthy fake Pi with its boot partition at `layout` below a temporary folder."""
+    boot = tmp_path / layout
+    boot.mkdir(parents=True)
+    (boot / "config.txt").write_bytes(CONFIG)
+    (boot / "cmdline.txt").write_text(CMDLINE + "\n")
+    (boot / "initramfs8").write_bytes(b"i" * 1000)
+    mounts = {
+        "/": Mount("/", "/dev/mmcblk0p2", "ext4", ("rw", "noatime")),
+        str(boot): Mount(str(boot), "/dev/mmcblk0p1", "vfat", ("rw",)),
+    }
+    pi = FakePi(tmp_path, capsys, boot, [card_row(str(boot)), stick_row()], mounts)
+    tools = tmp_path / "sbin"
+    state = tmp_path / "zymbit"
+    run = tmp_path / "run"
+    for folder in (tools, state, run):
+        folder.mkdir()
+    for name in keys.TOOLS:
+        (tools / name).touch()
+    hook = tmp_path / "cryptroot"
+    hook.touch()
+
+    def no_udev(disk: probe.Block) -> probe.Block:
+        return disk
+
+    hold_lock = worker.hold_lock
+
+    def hold() -> int:
+        pi.locks.append(hold_lock())
+        return pi.locks[-1]
+
+    def set_up(module: object, **names: Any) -> None:
+        for name, value in names.items():
+            monkeypatch.setattr(module, name, value)
+
+    set_up(runner, run=pi.run, query=pi.query)
+    set_up(
+        probe,
+        BOOT_MOUNTS=(tmp_path / "boot/firmware", tmp_path / "boot"),
+        CONFIG=tmp_path / "crfs.conf",
+        UNLOCKED=run / "unlocked",
+        mount_of=lambda target: pi.mounts.get(target),
+        root_source=lambda: pi.root,
+        boot_id=lambda: pi.boot_id,
+        kernel_cmdline=lambda: CMDLINE,
+        kernel_release=lambda: "6.1.0-rpi",
+        cpu_has_aes=lambda: True,
+        firmware_has_tryboot=lambda: True,
+        command_exists=lambda name: name not in pi.missing,
+        used_bytes=lambda folder="/": (4 * GB, 1000000),
+        unlocked_by_hsm=lambda mapping: mapping in pi.unlocked,
+        luks_of_mapping=lambda name: pi.mappings.get(name, ""),
+        _with_identity=no_udev,
+    )
+    set_up(
+        preflight,
+        CRYPTROOT_HOOK=hook,
+        DRACUT=tmp_path / "dracut",
+        _free=lambda folder: pi.boot_free,
+    )
+    # An absolute name stays what it is when a folder is put before it.
+    set_up(keys, TOOLS=tuple(str(tools / name) for name in keys.TOOLS), STATE_FOLDER=state)
+    set_up(progress, STATUS=run / "status.json", LOCK=run / "lock")
+    monkeypatch.setattr(progress.read_status, "__defaults__", (run / "status.json",))
+    set_up(worker, hold_lock=hold, REPORT=tmp_path / "report.json")
+    set_up(os, geteuid=lambda: 0)
+    return pi
