@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import re
 import socket
@@ -40,6 +41,7 @@ class Console:
 
     def _read(self) -> None:
         part = ""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         with self._log.open("ab", buffering=0) as log:
             while True:
                 try:
@@ -49,7 +51,7 @@ class Console:
                 if not data:
                     break
                 log.write(data)
-                text = data.decode("utf-8", errors="replace").replace("\r", "")
+                text = decoder.decode(data).replace("\r", "")
                 with self._news:
                     self._buffer += text
                     self._news.notify_all()

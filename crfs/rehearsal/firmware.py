@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crfs.errors import RehearsalError
-from crfs.rehearsal.image import partitions_of
+from crfs.rehearsal.layout import partitions_of
 
 TRYBOOT_ARGUMENT = "0 tryboot"
 INCLUDE_DEPTH = 10

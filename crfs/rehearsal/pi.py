@@ -229,7 +229,8 @@ class VirtualPi:
         self.console.send(f"{PASSWORD}\n")
         self.console.expect(r"[$#] ?$", limit)
         # A plain shell that echoes and prompts nothing; the kernel and systemd keep quiet, too.
-        self.console.send("stty -echo; exec env PS1= PS2= sh -s\n")
+        plain = "PS1= PS2= TERM=dumb SYSTEMD_COLORS=0 SYSTEMD_PAGER="
+        self.console.send(f"stty -echo; exec env {plain} sh -s\n")
         self.run("sudo sh -c 'dmesg -n 1; kill -s RTMIN+21 1'", timeout=timeout)
 
     def run(

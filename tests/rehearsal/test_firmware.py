@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crfs.errors import RehearsalError
-from crfs.rehearsal import firmware, image
+from crfs.rehearsal import firmware, layout
 
 CMDLINE = "console=serial0,115200 root=PARTUUID=12345678-02 rootwait"
 
@@ -17,14 +17,14 @@ class Card:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        image.make_empty(path, 48 * image.MIB)
-        image.partition_disk(path, [(image.MIB, 40 * image.MIB, "c")], "0x12345678")
-        image.make_fat(path, image.MIB, 40 * image.MIB, "bootfs")
+        layout.make_empty(path, 48 * layout.MIB)
+        layout.partition_disk(path, [(layout.MIB, 40 * layout.MIB, "c")], "0x12345678")
+        layout.make_fat(path, layout.MIB, 40 * layout.MIB, "bootfs")
 
     def put(self, name: str, text: str) -> None:
         source = self.path.with_name("source")
         source.write_text(text)
-        image.run(["mcopy", "-o", "-i", f"{self.path}@@{image.MIB}", str(source), f"::/{name}"])
+        layout.run(["mcopy", "-o", "-i", f"{self.path}@@{layout.MIB}", str(source), f"::/{name}"])
 
     def choose(self, *, trial: bool = False) -> firmware.BootFiles:
         fat = firmware.BootPartition(self.path)
