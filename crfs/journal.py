@@ -33,7 +33,7 @@ class Entry:
 
 
 def encode(sequence: int, record: Record) -> bytes:
-    """One slot's bytes. Raises JournalError if the record does not fit."""
+    """One slot's bytes. Raises JournalError if the record does not fit or cannot be read back."""
     body = json.dumps(model.dump(record), sort_keys=True).encode()
     digest = hashlib.sha256(b"%d\n" % sequence + body).hexdigest().encode()
     slot = b"%s %d %d %s\n" % (_MAGIC, sequence, len(body), digest) + body
@@ -43,7 +43,14 @@ def encode(sequence: int, record: Record) -> bytes:
             data=_INTACT,
             advice="report this, with the output of 'lsblk --json --output-all'",
         )
-    return slot.ljust(SLOT_SIZE, b"\0")
+    slot = slot.ljust(SLOT_SIZE, b"\0")
+    if decode(slot) != Entry(sequence, record):
+        raise JournalError(
+            "The journal record cannot be read back.",
+            data=_INTACT,
+            advice="report this, with the output of 'lsblk --json --output-all'",
+        )
+    return slot
 
 
 def decode(slot: bytes) -> Entry | None:
@@ -95,14 +102,16 @@ class Journal:
     def write(self, record: Record) -> None:
         """Make the record durable in the slot that does not hold the newest one."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        self._sequence += 1
-        path = self.folder / SLOTS[self._sequence % 2]
-        slot = encode(self._sequence, record)
+        sequence = self._sequence + 1
+        path = self.folder / SLOTS[sequence % 2]
+        slot = encode(sequence, record)
         if path.exists() and path.stat().st_size == SLOT_SIZE:
             _overwrite(path, slot)
         else:
             fatfile.write_synced(path, slot)
             fatfile.sync_folder(self.folder)
+        # Only now: after a failure the newest record must not be the one that is overwritten.
+        self._sequence = sequence
 
     def remove(self) -> None:
         """Forget the run. The newest slot goes last, so that a cut leaves a readable journal."""

@@ -7,6 +7,7 @@ accepts exactly the declared fields with the declared types, and nothing else.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -143,12 +144,14 @@ def _load(kind: Any, value: Any, where: str) -> Any:
             raise ValueError(f"{where} is not a list")
         item = typing.get_args(kind)[0]
         return tuple(_load(item, one, f"{where}[]") for one in value)
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)
     if type(value) is not kind:
         raise ValueError(f"{where} is not of type {kind.__name__}")
     if kind is int and value < 0:
         raise ValueError(f"{where} is negative")
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"{where} is not a finite number")
     if kind is str and not value.isprintable():
         raise ValueError(f"{where} has characters that do not belong there")
     return value
