@@ -31,7 +31,12 @@ def parse_dumpe2fs(text: str) -> tuple[int, int, list[Range]]:
     size = re.search(r"^Block size:\s+(\d+)$", text, re.MULTILINE)
     count = re.search(r"^Block count:\s+(\d+)$", text, re.MULTILINE)
     if not size or not count or not int(size[1]):
-        raise HostError("The output of dumpe2fs cannot be understood.")
+        raise HostError(
+            "The output of dumpe2fs cannot be understood.",
+            data="Nothing was changed by this.",
+            advice="check that e2fsprogs is installed as your system has it, then "
+            "'sudo crfs resume'",
+        )
     free = []
     for line in re.findall(r"^ +Free blocks: (.*)$", text, re.MULTILINE):
         for first, last in re.findall(r"(\d+)(?:-(\d+))?", line):

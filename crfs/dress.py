@@ -88,7 +88,8 @@ def edit_crypttab(text: str, luks_uuid: str) -> str:
 
     `noauto,x-initrd.attach`: the initramfs opens it; systemd does not know keyscripts.
     """
-    others = [line for line in text.splitlines() if line.split()[:1] != [ROOT_MAPPING]]
+    lines = text.removesuffix("\n").split("\n") if text else []
+    others = [line for line in lines if line.split()[:1] != [ROOT_MAPPING]]
     options = f"luks,initramfs,keyscript={KEYSCRIPT},tries=100,noauto,x-initrd.attach"
     return "\n".join([*others, f"{ROOT_MAPPING} UUID={luks_uuid} none {options}"]) + "\n"
 

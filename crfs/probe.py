@@ -85,7 +85,14 @@ def parse_lsblk(text: str) -> list[Block]:
     """The disks in lsblk's JSON. Raises HostError where it is not what lsblk writes."""
     try:
         return [_block(row) for row in json.loads(text)["blockdevices"]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as problem:
         raise HostError(
             f"The output of lsblk cannot be understood ({problem}).",
             advice="check that util-linux 2.37 or later is installed",
@@ -166,7 +173,8 @@ class Mount:
 def parse_mounts(text: str) -> list[Mount]:
     """/proc/self/mounts as data; the kernel writes blanks in names as octal escapes."""
     mounts = []
-    for line in text.splitlines():
+    # Not splitlines: a mount point may have a vertical tab in its name, for example.
+    for line in text.split("\n"):
         fields = line.split(" ")
         if len(fields) >= 4:
             source, target = (_unescape(one) for one in fields[:2])
@@ -392,6 +400,8 @@ def find_stick(stick: Stick, card: Card) -> Block:
         )
     if found[0].path == find_card(card).path:
         raise DisagreementError(
-            "Stick and card are the same device.", data="No disk was written to."
+            "Stick and card are the same device.",
+            data="No disk was written to.",
+            advice="'sudo crfs rollback', then 'sudo crfs encrypt' with another stick",
         )
     return found[0]
