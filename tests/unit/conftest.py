@@ -5,8 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.unit.pi import FakePi, build
+
+# Speed differs between machines; a failing example is printed, so no database is needed.
+settings.register_profile(
+    "unit",
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("unit")
 
 
 @pytest.fixture

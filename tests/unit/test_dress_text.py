@@ -1,0 +1,68 @@
+"""crypttab and fstab: our line, and everybody else's as it was."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crfs import dress
+from tests.unit.hostile import file_text
+
+UUID = "aaaaaaaa-0000-4000-8000-000000000003"
+OTHER = "bbbbbbbb-0000-4000-8000-000000000003"
+FSTAB = """\
+proc            /proc           proc    defaults          0       0
+PARTUUID=cafe0001-01  /boot/firmware  vfat    defaults          0       2
+PARTUUID=cafe0001-02  /               ext4    defaults,noatime  0       1
+# a swapfile is not a swap partition, no line here
+"""
+
+
+def is_ours(line: str) -> bool:
+    return line.split()[:1] == ["cryptrfs"]
+
+
+def lines_of(text: str) -> list[str]:
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+@given(file_text)
+def test_crypttab_keeps_the_others(text: str) -> None:
+    edited = dress.edit_crypttab(text, UUID)
+    lines = lines_of(edited)
+    assert lines[:-1] == [line for line in lines_of(text) if not is_ours(line)]
+    assert lines[-1].split()[:2] == ["cryptrfs", f"UUID={UUID}"]
+
+
+@given(file_text)
+def test_crypttab_is_repeatable(text: str) -> None:
+    once = dress.edit_crypttab(text, UUID)
+    assert dress.edit_crypttab(once, UUID) == once
+    assert dress.edit_crypttab(dress.edit_crypttab(text, OTHER), UUID) == once
+
+
+@given(file_text)
+def test_fstab_is_repeatable_and_keeps_the_lines(text: str) -> None:
+    once = dress.edit_fstab(text)
+    assert dress.edit_fstab(once) == once
+    before, after = text.split("\n"), once.split("\n")
+    assert len(before) == len(after)
+    for old, new in zip(before, after, strict=True):
+        assert old == new or new.split()[:2] == ["/dev/mapper/cryptrfs", "/"]
+
+
+@given(st.sampled_from(["PARTUUID=cafe0001-02", "/dev/mmcblk0p2", "LABEL=root"]), file_text)
+def test_fstab_gets_the_mapping_as_root(device: str, rest: str) -> None:
+    line = f"{device}\t/ \text4 defaults 0 1"
+    edited = dress.edit_fstab(f"{line}\n{rest}")
+    assert edited.startswith("/dev/mapper/cryptrfs\t/ \text4 defaults 0 1\n")
+
+
+def test_fstab_of_raspberry_pi_os() -> None:
+    expected = FSTAB.replace("PARTUUID=cafe0001-02", "/dev/mapper/cryptrfs")
+    assert dress.edit_fstab(FSTAB) == expected
+
+
+def test_fstab_comments_are_left_alone() -> None:
+    text = "#PARTUUID=x / ext4 defaults 0 1\n  # y / ext4\n/dev/sda1 /data ext4\n"
+    assert dress.edit_fstab(text) == text
