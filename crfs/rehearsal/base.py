@@ -1,4 +1,4 @@
-"""The base image of a card: made once, in minutes, and kept under a hash of all that goes into it."""
+"""The base image of a card: made once, in minutes, kept under a hash of all that goes into it."""
 
 from __future__ import annotations
 

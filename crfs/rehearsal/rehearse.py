@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from crfs.errors import RehearsalError
-from crfs.rehearsal.base import CARD_BYTES
+from crfs.rehearsal.base import CACHE, CARD_BYTES
 from crfs.rehearsal.display import Display
 from crfs.rehearsal.image import CardOptions, compose_card, compose_stick
 from crfs.rehearsal.lawful import LAWFUL
@@ -81,13 +81,14 @@ def rehearse(
     keep: bool = False,
     boot: str = "/boot/firmware",
     tryboot: bool = True,
+    cache: Path = CACHE,
 ) -> Report:
     """Migrate a virtual Pi from plain to encrypted; write out/report.json; return the report.
 
     `deb` is the crfs package that the user of the virtual Pi installs. `image` is a card image to
     work on a copy of, instead of a made one. `board` is q35 (default), virt or uml. `keep` leaves
     the card and stick images in `out`. `boot` is where the card mounts its FAT. `tryboot` false
-    stands for a firmware without one-shot boot.
+    stands for a firmware without one-shot boot. `cache` is where base images are kept.
 
     Raises RehearsalError if the virtual Pi cannot be built or does not do what it should; the
     report is written then as well, with `ok` false and the reason in `problem`.
@@ -99,7 +100,7 @@ def rehearse(
     out.mkdir(parents=True, exist_ok=True)
     with _Rehearsal(board or DEFAULT_BOARD, out, tryboot=tryboot) as run:
         try:
-            run.prepare(deb, image, boot)
+            run.prepare(deb, image, boot, cache)
             run.migrate()
             run.judge()
         except RehearsalError as error:
@@ -170,13 +171,13 @@ class _Rehearsal:
 
     # --- before -------------------------------------------------------------------------------
 
-    def prepare(self, deb: Path, image: Path | None, boot: str) -> None:
+    def prepare(self, deb: Path, image: Path | None, boot: str, cache: Path) -> None:
         """Make card and stick, and start the HSM."""
         self.display.say("Making the card and the stick (a first time takes some minutes)")
         options = CardOptions(tryboot=self.pi.tryboot, files={DEB_ON_CARD: deb})
         if image is None:
             arch = self.pi.board.arch
-            compose_card(self.card, arch=arch, boot=boot, options=options, cache=self.out)
+            compose_card(self.card, arch=arch, boot=boot, options=options, cache=cache)
         else:
             copy_sparse(image, self.card)
             grow_to_power_of_two(self.card)
