@@ -11,7 +11,7 @@ A whole Pi (`image`, `module`, `pi`; boards are "uml", "q35" and "virt"):
 
     compose_card(card, options=CardOptions(tryboot=True, files={"/home/pi/crfs.deb": deb}))
     compose_stick(stick)
-    with HsmProcess(folder) as hsm, VirtualPi(folder, card, board="uml", stick=stick, hsm=hsm) as pi:
+    with HsmProcess(folder) as hsm, VirtualPi(folder, card, stick=stick, hsm=hsm) as pi:
         pi.power_on()                      # the firmware reads the FAT now
         pi.login()
         code, output = pi.run("lsblk")     # or pi.check(...), which raises on failure
