@@ -20,6 +20,7 @@ FAT_BYTES = 128 * MIB
 ROOT_START = FAT_START + FAT_BYTES
 COMPILERS = {"amd64": "gcc", "arm64": "aarch64-linux-gnu-gcc"}
 BOOT_MOUNTS = ("/boot/firmware", "/boot")
+NOT_IN_BASE = ("graft.sh",)
 CACHE = Path("build/rehearsal")
 
 
@@ -30,7 +31,8 @@ def build_base(*, arch: str = "amd64", boot: str = "/boot/firmware", cache: Path
     makers = [
         Path(__file__).with_name(name) for name in ("base.py", "debian.py", "layout.py", "life.py")
     ]
-    sources = [*sorted(GUEST.iterdir()), *makers]
+    parts = [path for path in sorted(GUEST.iterdir()) if path.name not in NOT_IN_BASE]
+    sources = [*parts, *makers]
     inputs = [repr((arch, boot, debian.packages(arch))).encode(), *map(read, sources)]
     key = digest(inputs)
     image = cache / f"base-{arch}-{key}.img"

@@ -51,11 +51,12 @@ class Console:
                 if not data:
                     break
                 log.write(data)
-                text = decoder.decode(data).replace("\r", "")
+                text = decoder.decode(data)
                 with self._news:
-                    self._buffer += text
+                    self._buffer += text.replace("\r", "")
                     self._news.notify_all()
-                *lines, part = (part + text).split("\n")
+                # A progress line is written over itself: each time is a line to look at.
+                *lines, part = re.split(r"[\r\n]+", part + text)
                 for line in lines:
                     self._on_line(line)
         with self._news:

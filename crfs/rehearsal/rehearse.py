@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from crfs.errors import RehearsalError
-from crfs.rehearsal.base import CACHE, CARD_BYTES
+from crfs.rehearsal.base import CACHE, CARD_BYTES, build_base
 from crfs.rehearsal.display import Display
+from crfs.rehearsal.graft import graft
 from crfs.rehearsal.image import CardOptions, compose_card, compose_stick
 from crfs.rehearsal.lawful import LAWFUL
 from crfs.rehearsal.layout import copy_sparse, partitions_of
@@ -175,12 +176,14 @@ class _Rehearsal:
         """Make card and stick, and start the HSM."""
         self.display.say("Making the card and the stick (a first time takes some minutes)")
         options = CardOptions(tryboot=self.pi.tryboot, files={DEB_ON_CARD: deb})
+        arch = self.pi.board.arch
         if image is None:
-            arch = self.pi.board.arch
             compose_card(self.card, arch=arch, boot=boot, options=options, cache=cache)
         else:
             copy_sparse(image, self.card)
             grow_to_power_of_two(self.card)
+            self.display.say("Putting the virtual board's kernel and HSM6 on the copy")
+            graft(self.card, build_base(arch=arch, boot=boot, cache=cache))
             options.write_to(self.card)
         compose_stick(self.stick)
         self.hsm.start()
