@@ -23,6 +23,7 @@ KEYSCRIPT = "/lib/cryptsetup/scripts/zk_get_key"
 STAGE = "stage"
 ROOT = "root"
 PLAIN = "plain"
+_TRIALS = (f"crfs-{STAGE}-trial.txt", f"crfs-{ROOT}-trial.txt")
 
 # What the user's command line says about these is replaced by ours.
 _ROOT_OPTIONS = (
@@ -158,7 +159,9 @@ class BootFiles:
             fatfile.replace(self._tryboot, trial)
             return
         # The initramfs puts this back as soon as it runs: that is what makes it one boot only.
-        fatfile.replace(self.own / "good-config.txt", self.config.read_bytes())
+        # After an arming that no boot followed, config.txt is a trial's already.
+        if setting(self.config.read_bytes(), "cmdline") not in _TRIALS:
+            fatfile.replace(self.own / "good-config.txt", self.config.read_bytes())
         fatfile.replace(self.config, trial)
 
     def make_default(self, target: str) -> None:
