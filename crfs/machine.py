@@ -35,7 +35,7 @@ TRANSITIONS: tuple[tuple[str, Any, str], ...] = (
     ("finish", TRYING_ROOT, FINISHING),
     ("retry_root", FINISHING, TRYING_ROOT),
     ("complete", FINISHING, DONE),
-    ("roll_back", [STAGING, SETTLING, TRYING_STAGE, RESTORING], ROLLING_BACK),
+    ("roll_back", [STAGING, SETTLING, TRYING_STAGE, RESTORING, ROLLING_BACK], ROLLING_BACK),
 )
 # What comes after the steps of a state.
 NEXT = {STAGING: "settle", SETTLING: "try_stage", RESTORING: "try_root", FINISHING: "complete"}
@@ -69,11 +69,12 @@ class Migration:
 
     def _persist(self, event: object) -> None:
         target = event.transition.dest  # type: ignore[attr-defined]
-        changes = {"state": target, "step": "", "finished": (), "attempts": 0, "offset": 0}
+        changes = {"state": target, "step": "", "finished": (), "offset": 0}
         if target in (TRYING_STAGE, TRYING_ROOT):
             changes["trials"] = self.context.record.trials + 1
-        if target in (RESTORING, FINISHING):
-            changes["trials"] = 0
+        # A phase that was reached by a boot has its own count of failures.
+        if target in (RESTORING, FINISHING, ROLLING_BACK):
+            changes["trials"] = changes["attempts"] = 0
         self.context.save(**changes, boot_id=probe.boot_id(), halt=None)
 
     def reconcile(self) -> Halt | None:
@@ -89,7 +90,7 @@ class Migration:
         match (self.state, where):
             case ("staging", bootfiles.PLAIN) | ("restoring", bootfiles.STAGE):
                 return None
-            case ("finishing", bootfiles.ROOT) | ("rolling_back", _):
+            case ("finishing" | "done", bootfiles.ROOT) | ("rolling_back", _):
                 return None
             case ("settling", bootfiles.PLAIN):
                 if not same_boot:
