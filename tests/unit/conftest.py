@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from crfs import fatfile
 from tests.unit.pi import FakePi, build
 
 # Speed differs between machines; a failing example is printed, so no database is needed.
 settings.register_profile(
     "unit",
     deadline=None,
+    max_examples=60,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("unit")
+
+
+@pytest.fixture(autouse=True)
+def quick_sync(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flushing a whole filesystem may take seconds on a busy machine, and proves nothing here."""
+    if request.path.name != "test_fatfile.py":
+        monkeypatch.setattr(fatfile, "sync_folder", lambda folder: None)
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture

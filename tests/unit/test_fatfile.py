@@ -1,0 +1,117 @@
+"""A file on the boot partition has the old content or the new, whenever the power goes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from crfs import fatfile
+
+
+class PowerCut(BaseException):
+    """Nothing catches it, as nothing catches a power cut."""
+
+
+class Trace:
+    """The calls that matter for FAT, in their order; the power goes before number `cut`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path, cut: int = -1) -> None:
+        self.calls: list[str] = []
+        self._cut = cut
+        self._old = path
+        self._opened: dict[int, str] = {}
+        real_open, real_close, real_fsync = os.open, os.close, os.fsync
+        real_rename, real_sync = Path.rename, fatfile.sync_folder
+
+        def opened(name: str | Path, flags: int, *rest: int) -> int:
+            descriptor = real_open(name, flags, *rest)
+            if name == path:
+                self._note("open old")
+                self._opened[descriptor] = "old"
+            return descriptor
+
+        def close(descriptor: int) -> None:
+            if self._opened.pop(descriptor, ""):
+                self._note("close old")
+            real_close(descriptor)
+
+        def fsync(descriptor: int) -> None:
+            self._note("flush new")
+            real_fsync(descriptor)
+
+        def rename(self_: Path, target: Path) -> Path:
+            self._note("rename")
+            return real_rename(self_, target)
+
+        def sync(folder: Path) -> None:
+            self._note("flush all")
+            real_sync(folder)
+
+        monkeypatch.setattr(os, "open", opened)
+        monkeypatch.setattr(os, "close", close)
+        monkeypatch.setattr(os, "fsync", fsync)
+        monkeypatch.setattr(Path, "rename", rename)
+        monkeypatch.setattr(fatfile, "sync_folder", sync)
+
+    def _note(self, what: str) -> None:
+        if len(self.calls) == self._cut:
+            raise PowerCut
+        self.calls.append(what)
+
+
+def test_order_for_an_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old clusters are freed by the close, so it has to come after the entry is out."""
+    path = tmp_path / "config.txt"
+    path.write_bytes(b"old")
+    with monkeypatch.context() as patch:
+        trace = Trace(patch, path)
+        fatfile.replace(path, b"new")
+    expected = ["flush new", "open old", "rename", "flush all", "close old", "flush all"]
+    assert trace.calls == expected
+    assert path.read_bytes() == b"new"
+
+
+def test_order_for_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.txt"
+    with monkeypatch.context() as patch:
+        trace = Trace(patch, path)
+        fatfile.replace(path, b"new")
+    assert trace.calls == ["flush new", "rename", "flush all", "flush all"]
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("old", [b"old" * 1000, None])
+@pytest.mark.parametrize("cut", range(6))
+def test_old_or_new_at_every_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bytes | None, cut: int
+) -> None:
+    path = tmp_path / "config.txt"
+    if old is not None:
+        path.write_bytes(old)
+    with monkeypatch.context() as patch:
+        Trace(patch, path, cut)
+        if cut < (6 if old is not None else 4):
+            with pytest.raises(PowerCut):
+                fatfile.replace(path, b"new")
+    found = path.read_bytes() if path.exists() else None
+    assert found in (old, b"new")
+    fatfile.replace(path, b"newer")
+    assert path.read_bytes() == b"newer"
+    assert [one.name for one in tmp_path.iterdir()] == ["config.txt"]
+
+
+def test_a_failing_medium_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        fatfile.replace(tmp_path / "absent" / "config.txt", b"new")
+    with pytest.raises(OSError, match="No such file"):
+        fatfile.sync_folder(tmp_path / "absent")
+
+
+def test_remove(tmp_path: Path) -> None:
+    path = tmp_path / "note"
+    path.touch()
+    fatfile.remove(path)
+    fatfile.remove(path)
+    assert not path.exists()
