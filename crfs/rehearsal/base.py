@@ -58,7 +58,7 @@ def build_base(*, arch: str = "amd64", boot: str = "/boot/firmware", cache: Path
             (GUEST / "card.sh").read_text(),
             disks=[unfinished],
             mem=1024,
-            timeout=600 if arch == "amd64" else 3600,
+            timeout=600 if arch == debian.NATIVE else 5400,
             check=True,
             env=environment,
         )
@@ -69,7 +69,7 @@ def build_base(*, arch: str = "amd64", boot: str = "/boot/firmware", cache: Path
 def setup_environment(work: Path, arch: str, boot: str, disk_id: str) -> dict[str, str]:
     """What setup.sh and card.sh want to be told; `work` has the compiled programs and the tar."""
     modules = max(MODULES.iterdir())
-    foreign = arch != "amd64"
+    foreign = arch != debian.NATIVE
     return {
         "ROOT_TAR": str(work.resolve() / "root.tar"),
         "GUEST": str(GUEST.resolve()),

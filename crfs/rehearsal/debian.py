@@ -1,17 +1,20 @@
-"""The bare Debian 12 that a card starts from, as a tar, made by mmdebstrap without mounts."""
+"""The Debian 12 that a card starts from, as a tar, made without mounts."""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
+import shutil
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from crfs.errors import RehearsalError
 
 SUITE = "bookworm"
+NATIVE = "amd64"
 KERNELS = {"amd64": "linux-image-amd64", "arm64": "linux-image-arm64"}
 PACKAGES = (
     *("acl", "attr", "ca-certificates", "cryptsetup", "cryptsetup-initramfs", "dbus"),
@@ -44,44 +47,72 @@ def packages(arch: str) -> list[str]:
 
 
 def make_tar(arch: str, tar: Path, setup: Path, environment: Mapping[str, str]) -> None:
-    """Install Debian for `arch` and write it to `tar`.
+    """Make a Debian for `arch` and write it to `tar`.
 
-    `setup` is run on it as the last step, with `environment`; but of a foreign architecture the
-    packages are unpacked only, and all scripts are left to who has an emulator for them.
+    Of this machine's own architecture it is a whole system, on which `setup` has been run with
+    `environment`. Of a foreign one it is the first stage of debootstrap: everything is unpacked or
+    ready to be, and all scripts are left to who can run them.
     """
     tar.parent.mkdir(parents=True, exist_ok=True)
-    native = arch == "amd64"
-    variant = "apt" if native else "extract"
-    arguments = ["mmdebstrap", f"--variant={variant}", f"--architectures={arch}"]
-    arguments += [f"--include={','.join(packages(arch))}", "--aptopt=APT::Install-Recommends=false"]
+    if arch == NATIVE:
+        _install(arch, tar, setup, environment)
+    else:
+        _unpack(arch, tar)
+
+
+def _install(arch: str, tar: Path, setup: Path, environment: Mapping[str, str]) -> None:
+    arguments = ["mmdebstrap", "--variant=apt", f"--architectures={arch}"]
+    arguments += [f"--include={','.join(packages(arch))}"]
+    arguments += ["--aptopt=APT::Install-Recommends=false", "--dpkgopt=force-confold"]
     arguments += [f"--dpkgopt=path-exclude={pattern}" for pattern in NOT_UNPACKED]
     # The initramfs of the bare system is thrown away: do not spend time on building it.
+    conf = "$1/etc/initramfs-tools/update-initramfs.conf"
     arguments += [
-        "--extract-hook=mkdir -p $1/etc/initramfs-tools && "
-        "echo 'update_initramfs=no' >$1/etc/initramfs-tools/update-initramfs.conf",
-        "--dpkgopt=force-confold",
-        "--customize-hook=sed -i s/=no/=yes/ $1/etc/initramfs-tools/update-initramfs.conf",
+        f"--extract-hook=mkdir -p $1/etc/initramfs-tools && echo update_initramfs=no >{conf}",
+        f"--customize-hook=sed -i s/=no/=yes/ {conf}",
+        f'--customize-hook=sh {shlex.quote(str(setup))} "$1"',
+        *(SUITE, str(tar)),
     ]
-    if native:
-        arguments.append(f'--customize-hook=sh {shlex.quote(str(setup))} "$1"')
-    arguments += [SUITE, str(tar)]
+    _run(arguments, {**os.environ, **environment})
+
+
+def _unpack(arch: str, tar: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="crfs-foreign-") as name:
+        root = Path(name) / "root"
+        arguments = ["debootstrap", "--foreign", "--variant=minbase", f"--arch={arch}"]
+        _run([*arguments, f"--include={','.join(packages(arch))}", SUITE, str(root)], os.environ)
+        excluded = "".join(f"path-exclude={pattern}\n" for pattern in NOT_UNPACKED)
+        write(root / "etc/dpkg/dpkg.cfg.d/excluded", "force-confold\n" + excluded)
+        write(root / "etc/initramfs-tools/update-initramfs.conf", "update_initramfs=no\n")
+        _run(["tar", "-C", str(root), "--numeric-owner", "-cf", str(tar), "."], os.environ)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file, with the folders that it needs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    program = shutil.which(arguments[0], path=environment.get("PATH", "") + ":/usr/sbin:/sbin")
+    if program is None:
+        raise RehearsalError(
+            f"{arguments[0]} is not installed.", advice=f"apt-get install {arguments[0]}"
+        )
     try:
         done = subprocess.run(
-            arguments,
+            [program, *arguments[1:]],
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
             check=False,
-            env={**os.environ, **environment},
+            env=environment,
         )
-    except FileNotFoundError:
-        raise RehearsalError(
-            "mmdebstrap is not installed.", advice="apt-get install mmdebstrap"
-        ) from None
     except subprocess.TimeoutExpired:
-        raise RehearsalError(f"mmdebstrap was not done within {TIMEOUT_S} s.") from None
+        raise RehearsalError(f"{arguments[0]} was not done within {TIMEOUT_S} s.") from None
     if done.returncode != 0:
-        raise RehearsalError(f"mmdebstrap failed:\n{done.stderr[-3000:]}")
+        output = (done.stdout + done.stderr)[-3000:]
+        raise RehearsalError(f"{arguments[0]} failed:\n{output}")
 
 
 def depends(control: Path) -> set[str]:

@@ -21,6 +21,7 @@ class Display:
         self._live = sys.stdout.isatty()
         self._lock = threading.Lock()
         self._last = 0.0
+        self.muted = False  # while a machine's question is answered, not a person's
 
     def say(self, text: str) -> None:
         """Show a step of the rehearsal."""
@@ -31,7 +32,7 @@ class Display:
     def pi_says(self, line: str) -> None:
         """Show what the Pi said on its console; not every line where lines add up."""
         text = _ESCAPES.sub("", line).strip()
-        if not text or text.startswith("@"):
+        if self.muted or not text or text.startswith("@"):
             return
         with self._lock:
             if self._live:

@@ -256,7 +256,9 @@ class _Rehearsal:
         return True
 
     def _is_done(self) -> bool:
+        self.display.muted = True
         code, text = self.pi.run("sudo crfs status --json")
+        self.display.muted = False
         if code != 0:
             raise RehearsalError(f"`crfs status` failed with code {code}:\n{text}")
         status = json.loads(text[text.index("{") : text.rindex("}") + 1])

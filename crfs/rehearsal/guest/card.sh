@@ -16,14 +16,17 @@ if [ -n "$FOREIGN" ]; then
     "$UML_WORK/modprobe" binfmt_misc
     mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
     cat "$GUEST/binfmt-arm64" >/proc/sys/fs/binfmt_misc/register
+    chroot "$card" /usr/bin/env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+        /debootstrap/debootstrap --second-stage
+    sed -i s/=no/=yes/ "$card/etc/initramfs-tools/update-initramfs.conf"
+    rm -f "$card"/var/cache/apt/archives/*.deb
     for folder in proc sys dev run; do mount --rbind "/$folder" "$card/$folder"; done
-    printf '#!/bin/sh\nexit 101\n' >"$card/usr/sbin/policy-rc.d"
-    chmod 755 "$card/usr/sbin/policy-rc.d"
-    chroot "$card" /usr/bin/env DEBIAN_FRONTEND=noninteractive dpkg --configure -a
-    rm "$card/usr/sbin/policy-rc.d"
     sh "$GUEST/setup.sh" "$card"
     for folder in run dev sys proc; do umount -R -l "$card/$folder"; done
 fi
+
+# Without it the next boot would be a first boot, which enables and disables services by itself.
+echo 0123456789abcdef0123456789abcdef >"$card/etc/machine-id"
 
 mount -o iocharset=ascii,shortname=mixed /dev/ubda1 "$fat"
 cp -r "$card$BOOT/." "$fat/"

@@ -39,7 +39,6 @@ PARTUUID=$DISK_ID-02  /               ext4    defaults,noatime  0       1
 END
 echo raspberrypi >"$card/etc/hostname"
 printf '127.0.0.1\tlocalhost\n::1\t\tlocalhost\n127.0.1.1\traspberrypi\n' >"$card/etc/hosts"
-echo 0123456789abcdef0123456789abcdef >"$card/etc/machine-id"
 inside useradd -m -s /bin/bash -G sudo,users,adm,systemd-journal pi
 echo pi:raspberry | inside chpasswd
 echo 'pi ALL=(ALL) NOPASSWD: ALL' >"$card/etc/sudoers.d/010_pi-nopasswd"
