@@ -42,7 +42,7 @@ EXIT_S = 90.0
 
 @dataclass
 class Boot:
-    """One boot: what the firmware chose, the root device that came of it, and how it ended.
+    """One boot: what the firmware chose, what the guest says its root is, and how it ended.
 
     `ended` is "running", "reboot", "poweroff", "cut" (power) or "crash" (anything else);
     `argument` is that of an orderly reboot, "0 tryboot" for instance.
@@ -55,6 +55,14 @@ class Boot:
     root: str = ""
     ended: str = "running"
     argument: str = ""
+
+    @property
+    def device(self) -> str:
+        """The root device; where an overlay hides it, the one that the command line names."""
+        if self.root and self.root != "overlay":
+            return self.root
+        named = re.findall(r"(?:^| )root=(\S+)", self.cmdline)
+        return str(named[-1]) if named else ""
 
 
 class VirtualPi:
