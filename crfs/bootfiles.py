@@ -181,12 +181,16 @@ class BootFiles:
         self._restore_tryboot()
         self._remove_extras()
 
-    def restore(self) -> None:
-        """Everything as it was before the migration, byte for byte."""
+    def disarm(self) -> None:
+        """The firmware's boots, trial or not, lead to the user's own configuration."""
         config = self.config.read_bytes()
         if config != without_block(config):
             fatfile.replace(self.config, without_block(config))
         self._restore_tryboot()
+
+    def restore(self) -> None:
+        """Everything as it was before the migration, byte for byte."""
+        self.disarm()
         self._remove_extras()
         fatfile.remove(self.initramfs)
 

@@ -95,7 +95,7 @@ class Migration:
             case ("settling", bootfiles.PLAIN):
                 if not same_boot:
                     # Services have run since: most of the copying is done beside them again.
-                    self._trigger("fall_back")
+                    self.fall_back_and_disarm()
                 return None
             case ("trying_stage", bootfiles.STAGE):
                 self._require_unlocked(STAGE_MAPPING)
@@ -104,7 +104,7 @@ class Migration:
             case ("trying_stage", bootfiles.PLAIN):
                 return None if same_boot else self._fell_back("the stick")
             case ("restoring", bootfiles.PLAIN) if not record.destroyed:
-                self._trigger("fall_back")
+                self.fall_back_and_disarm()
                 return None
             case ("trying_root", bootfiles.ROOT):
                 self._trigger("finish")
@@ -126,6 +126,9 @@ class Migration:
         record = self.context.record
         note = self.context.boot.failure_note
         plain = self.state == TRYING_STAGE
+        if plain:
+            # Services run again: the copy on the stick is out of date and must not be booted.
+            self.fall_back_and_disarm()
         data = (
             "The card is untouched and in use as before."
             if plain
@@ -152,13 +155,17 @@ class Migration:
                 advice=f"look at the screen or serial console during such a boot; {ways}",
                 needs_human=True,
             )
-        if plain:
-            self._trigger("fall_back")
-        else:
+        if not plain:
             self.context.save(
                 finished=(), boot_id=probe.boot_id(), trials=record.trials + 1, halt=None
             )
         return None
+
+    def fall_back_and_disarm(self) -> None:
+        """Back to copying from the plain card; no boot may lead to the stick meanwhile."""
+        if self.state != STAGING:
+            self._trigger("fall_back")
+        self.context.boot.disarm()
 
     def advance(self) -> None:
         """All steps of the state are done: on to the next."""

@@ -7,6 +7,7 @@ accepts exactly the declared fields with the declared types, and nothing else.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import types
@@ -157,11 +158,16 @@ def _load(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def _load_fields(kind: Any, value: Any, where: str) -> Any:
     names = {one.name for one in dataclasses.fields(kind)}
     if not isinstance(value, dict) or set(value) != names:
         raise ValueError(f"{where} does not have exactly its fields")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     made = kind(**{name: _load(hints[name], value[name], f"{where}.{name}") for name in names})
     if kind is Uuids and not all(_UUID.fullmatch(one) for one in dataclasses.astuple(made)):
         raise ValueError(f"{where} has a malformed UUID")

@@ -20,6 +20,7 @@ from crfs.probe import Block, Mount, human
 DEFAULT_DISK = "/dev/mmcblk0"
 DEFAULT_ROOT = 2
 DEFAULT_STICK = "/dev/sda"
+UNIT = "cfg_SD_crfs.service"
 
 # Commands that the migration calls, and the Debian package of each.
 COMMANDS = {
@@ -67,6 +68,7 @@ class Facts:
     has_dracut: bool
     missing_tools: tuple[str, ...]  # of the vendor
     has_state_folder: bool
+    unit_enabled: bool  # cfg_SD_crfs starts at each boot
     has_journal: bool
     used: int
     inodes: int
@@ -104,6 +106,7 @@ def gather() -> Facts:
         has_dracut=DRACUT.exists(),
         missing_tools=tuple(name for name in keys.TOOLS if not Path("/sbin", name).exists()),
         has_state_folder=keys.STATE_FOLDER.is_dir(),
+        unit_enabled=probe.unit_enabled(UNIT),
         has_journal=bool(folder and Journal(folder).exists()),
         used=used,
         inodes=inodes,
@@ -300,6 +303,11 @@ def _check_host(facts: Facts) -> None:
         raise HostError(
             "The package cryptsetup-initramfs is not installed.",
             advice="'sudo apt install cryptsetup-initramfs'",
+        )
+    if not facts.unit_enabled:
+        raise HostError(
+            f"{UNIT} is not enabled, so the work could not go on after a reboot.",
+            advice=f"'sudo systemctl enable {UNIT}'",
         )
     if facts.missing_tools:
         raise HostError(

@@ -303,6 +303,10 @@ def unit_active(unit: str) -> bool:
     return runner.query(["systemctl", "is-active", unit], ok=(0, 3, 4)).strip() == "active"
 
 
+def unit_enabled(unit: str) -> bool:
+    return runner.query(["systemctl", "is-enabled", unit], ok=(0, 1, 4)).strip() == "enabled"
+
+
 # What brings network and ssh on Debian and Raspberry Pi OS.
 _KEEPABLE = (
     "NetworkManager.service",
@@ -317,11 +321,7 @@ _KEEPABLE = (
 
 def kept_units() -> tuple[str, ...]:
     """Network and ssh services that this system starts."""
-    return tuple(
-        unit
-        for unit in _KEEPABLE
-        if runner.query(["systemctl", "is-enabled", unit], ok=(0, 1, 4)).strip() == "enabled"
-    )
+    return tuple(unit for unit in _KEEPABLE if unit_enabled(unit))
 
 
 def blkid(path: str, tag: str) -> str:

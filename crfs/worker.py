@@ -41,8 +41,11 @@ _TRIES, _PAUSE = 3, 5.0  # a step that fails for a passing reason, seconds betwe
 
 def hold_lock() -> int:
     """Be the only run; the lock goes with the process. Raises BusyError."""
-    progress.LOCK.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    descriptor = os.open(progress.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    progress.LOCK.parent.mkdir(parents=True, exist_ok=True)
+    # Whoever may log in may see how far the work is, whatever the unit's umask.
+    progress.LOCK.parent.chmod(0o755)
+    descriptor = os.open(progress.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    os.fchmod(descriptor, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -76,11 +79,16 @@ def work(log: Any) -> int:
         log.error(f"stopped: {record.halt.what} Next: {record.halt.advice}", kind="stopped")
         shown.settle(record.state, record.halt.what)
         return record.halt.code
+    context.save(halt=None)
+    migration = Migration(context)
     try:
-        return _go_on(context, shown, log)
+        halt = migration.reconcile()
+        if halt is None:
+            return _go_on(migration, shown, log)
     except (CrfsError, OSError) as problem:
         failure = problem if isinstance(problem, CrfsError) else _from_os(problem)
-        return _halt(context, shown, log, halt_of(failure))
+        halt = halt_of(failure)
+    return _halt(migration, shown, log, halt)
 
 
 def check_card(record: Record) -> None:
@@ -103,12 +111,8 @@ def check_card(record: Record) -> None:
         ) from None
 
 
-def _go_on(context: Context, shown: progress.Progress, log: Any) -> int:
-    context.save(halt=None)
-    migration = Migration(context)
-    halt = migration.reconcile()
-    if halt:
-        return _halt(context, shown, log, halt)
+def _go_on(migration: Migration, shown: progress.Progress, log: Any) -> int:
+    context = migration.context
     while migration.state != DONE:
         if migration.state == ROLLING_BACK:
             return _roll_back(context, shown, log)
@@ -148,7 +152,8 @@ def _do_step(context: Context, state: str, step: Step, shown: progress.Progress,
 
 def _reboot(context: Context, shown: progress.Progress, log: Any, *, trial: bool) -> int:
     """Reboot; with firmware that knows it, into a trial."""
-    close_stage_if_free(context)
+    if _where(context) == bootfiles.PLAIN:
+        close_stage()
     log.info("rebooting now; the work goes on by itself", kind="rebooting")
     shown.settle(context.record.state, "rebooting")
     argv = ["systemctl", "reboot"]
@@ -159,22 +164,25 @@ def _reboot(context: Context, shown: progress.Progress, log: Any, *, trial: bool
     return 0
 
 
-def close_stage_if_free(context: Context) -> None:
-    """Close the stick's mapping unless this system runs from it."""
-    uuids = context.plan.uuids
-    if probe.running_from(uuids.root_luks, uuids.stage_luks) != bootfiles.STAGE:
-        close_stage()
-
-
-def _halt(context: Context, shown: progress.Progress, log: Any, halt: Halt) -> int:
+def _halt(migration: Migration, shown: progress.Progress, log: Any, halt: Halt) -> int:
     """Stop with a message; on the plain card the services run again."""
+    context = migration.context
+    in_phase_1 = migration.state in (STAGING, SETTLING, TRYING_STAGE)
+    if in_phase_1:
+        # Before anything can write to the root again: the copy is about to be out of date.
+        migration.fall_back_and_disarm()
     context.save(halt=halt, attempts=context.record.attempts + 1)
     log.error(f"stopped: {halt.what} {halt.data} Next: {halt.advice}", kind="stopped")
-    shown.settle(context.record.state, halt.what)
-    if context.record.state in (STAGING, SETTLING, TRYING_STAGE):
-        close_stage_if_free(context)
+    shown.settle(migration.state, halt.what)
+    if in_phase_1 and _where(context) == bootfiles.PLAIN:
+        close_stage()
         restart_services(context)
     return halt.code
+
+
+def _where(context: Context) -> str:
+    uuids = context.plan.uuids
+    return probe.running_from(uuids.root_luks, uuids.stage_luks)
 
 
 def halt_of(failure: CrfsError) -> Halt:
@@ -207,6 +215,9 @@ def _complete(context: Context, shown: progress.Progress, log: Any) -> None:
     }
     REPORT.parent.mkdir(mode=0o755, exist_ok=True)
     fatfile.replace(REPORT, json.dumps(content, indent=1).encode())
+    # No secret is in it, and `crfs status` works for everyone, whatever the unit's umask.
+    REPORT.parent.chmod(0o755)
+    REPORT.chmod(0o644)
     context.boot.remove_own()
     context.journal.remove()
     shown.settle(DONE, "the root filesystem is encrypted")
@@ -221,14 +232,13 @@ def _roll_back(context: Context, shown: progress.Progress, log: Any) -> int:
             data="The verified copy on the stick is whole.",
             advice="'sudo crfs resume'",
         )
-    uuids = context.plan.uuids
     context.boot.restore()
-    if probe.running_from(uuids.root_luks, uuids.stage_luks) == bootfiles.STAGE:
+    if _where(context) == bootfiles.STAGE:
         log.info("going back to the card; the rest follows there")
         return _reboot(context, shown, log, trial=False)
     close_stage()
     for disk in probe.disks():
-        if probe.blkid(disk.path, "UUID") == uuids.stage_luks:
+        if probe.blkid(disk.path, "UUID") == context.plan.uuids.stage_luks:
             luks.erase(disk.path)
     restart_services(context)
     context.boot.remove_own()

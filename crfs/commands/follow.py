@@ -11,8 +11,8 @@ from crfs import progress, runner
 from crfs.commands import common
 from crfs.errors import BusyError, CrfsError
 from crfs.model import Halt
+from crfs.preflight import UNIT
 
-UNIT = "cfg_SD_crfs.service"
 _ENDED = ("inactive", "failed")
 
 

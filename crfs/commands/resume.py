@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 
-from crfs import progress
+from crfs import fatfile, progress
+from crfs.bootfiles import BootFiles
 from crfs.commands import common, follow
 from crfs.errors import StateError
 from crfs.worker import check_card
@@ -22,6 +24,8 @@ def run(args: argparse.Namespace) -> int:
         )
     journal, record = found
     check_card(record)
+    # The reason of the last failed trial boot is in the halt; left there, it would stop this too.
+    fatfile.remove(BootFiles(Path(record.plan.boot.mount), record.plan).failure_note)
     journal.write(dataclasses.replace(record, halt=None, attempts=0, trials=0))
     follow.start()
     return follow.follow()

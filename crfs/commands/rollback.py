@@ -10,6 +10,7 @@ from crfs.bootfiles import BootFiles
 from crfs.commands import common, follow
 from crfs.errors import StateError
 from crfs.machine import Migration
+from crfs.preflight import UNIT
 from crfs.steps import FINISHING, TRYING_ROOT, Context
 from crfs.worker import check_card
 
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
             data="Every byte is on the stick, and on cryptrfs as far as it is restored.",
             advice="'sudo crfs resume' completes the migration",
         )
-    runner.run(["systemctl", "stop", follow.UNIT], timeout=300)
+    runner.run(["systemctl", "stop", UNIT], timeout=300)
     # The worker may have moved on before it stopped.
     again = common.read_journal()
     if again is None or again[1].destroyed:

@@ -205,7 +205,7 @@ def restart_services(context: Context) -> None:
     """Undo `stop-services`: the system as it was, with the vendor's services."""
     if "ro" in (probe.mount_of("/") or probe.Mount("/", "", "", ())).options:
         runner.run(["mount", "-o", "remount,rw", "/"], timeout=300)
-    if not probe.unit_active("multi-user.target"):
+    if probe.unit_active("crfs-stage.target"):
         runner.run(["journalctl", "--flush"], timeout=300, ok=(0, 1))
         runner.run(["systemctl", "isolate", "--no-block", "default.target"], timeout=300)
     keys.give_back_hsm(context.plan.services)

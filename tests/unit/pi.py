@@ -136,6 +136,7 @@ def healthy(boot: Path = Path("/boot/firmware"), **changes: Any) -> Facts:
         has_dracut=False,
         missing_tools=(),
         has_state_folder=True,
+        unit_enabled=True,
         has_journal=False,
         used=4 * GB,
         inodes=1000000,
@@ -173,12 +174,15 @@ class FakePi:
     mounts: dict[str, Mount]
     root: str = "/dev/mmcblk0p2"
     active: set[str] = field(default_factory=lambda: {"zkifc.service", "multi-user.target"})
-    enabled: set[str] = field(default_factory=lambda: {"ssh.service"})
+    enabled: set[str] = field(default_factory=lambda: {"ssh.service", preflight.UNIT})
     missing: set[str] = field(default_factory=set)
     superblocks: dict[tuple[str, str], str] = field(default_factory=dict)
     mappings: dict[str, str] = field(default_factory=dict)  # name: LUKS UUID
     hsm_answers: bool = True
     unlocked: set[str] = field(default_factory=set)
+    where: str = "plain"
+    unit_works: bool = False  # whether starting the unit runs the worker
+    failed: bool = False  # how the unit's last start ended
     boot_id: str = BOOT_ID
     boot_free: int = 300 * 10**6
     effects: list[list[str]] = field(default_factory=list)
@@ -197,10 +201,7 @@ class FakePi:
         except SystemExit as end:
             code = int(end.code or 0)
         finally:
-            # A real worker's lock goes with its process.
-            for descriptor in self.locks:
-                os.close(descriptor)
-            self.locks.clear()
+            self._release()
         said = self.capsys.readouterr()
         return Result(code, said.out, said.err)
 
@@ -247,6 +248,8 @@ class FakePi:
                 return json.dumps({"blockdevices": self.rows})
             case ["lsblk", *_]:
                 return "NAME MAJ:MIN RM SIZE RO TYPE MOUNTPOINTS\nmmcblk0\n"
+            case ["systemctl", "is-active", preflight.UNIT]:
+                return "failed\n" if self.failed else "inactive\n"
             case ["systemctl", "is-active", unit]:
                 return "active\n" if unit in self.active else "inactive\n"
             case ["systemctl", "is-enabled", unit]:
@@ -271,11 +274,20 @@ class FakePi:
                 return os.urandom(int(count))
             case ["systemctl", "stop", unit]:
                 self.active.discard(unit)
+            case ["systemctl", "start", preflight.UNIT] if self.unit_works:
+                self.failed = cli.main(["run"]) != 0
+                self._release()
             case ["systemctl", "start", unit] if unit in keys.SERVICES:
                 self.active.add(unit)
             case ["cryptsetup", "close", name]:
                 self.mappings.pop(name, None)
         return b""
+
+    def _release(self) -> None:
+        """A real worker's lock goes with its process."""
+        for descriptor in self.locks:
+            os.close(descriptor)
+        self.locks.clear()
 
     def _need(self, name: str) -> None:
         if name in self.missing:
@@ -337,6 +349,8 @@ def build(
         firmware_has_tryboot=lambda: True,
         command_exists=lambda name: name not in pi.missing,
         used_bytes=lambda folder="/": (4 * GB, 1000000),
+        running_from=lambda root, stage: pi.where,
+        mapping_path=lambda name: tmp_path / "mapper" / name,
         unlocked_by_hsm=lambda mapping: mapping in pi.unlocked,
         luks_of_mapping=lambda name: pi.mappings.get(name, ""),
         _with_identity=no_udev,
