@@ -55,6 +55,10 @@ def build_parser() -> argparse.ArgumentParser:
     rehearse = add("rehearse", "rehearse the migration on a virtual Raspberry Pi")
     rehearse.add_argument("--image", metavar="FILE", help="rehearse on a copy of this card image")
     rehearse.add_argument("--board", choices=("q35", "virt", "uml"), help="the virtual board")
+    rehearse.add_argument("--deb", metavar="FILE", help="package to install (default: build/)")
+    rehearse.add_argument(
+        "--out", metavar="FOLDER", default="build/rehearsal", help="for report.json and serial.log"
+    )
     rehearse.add_argument("--keep", action="store_true", help="keep the virtual card and stick")
     commands.add_parser("run")  # for cfg_SD_crfs.service; no help text keeps it out of --help
     return parser
