@@ -167,14 +167,17 @@ def _reboot(context: Context, shown: progress.Progress, log: Any, *, trial: bool
 def _halt(migration: Migration, shown: progress.Progress, log: Any, halt: Halt) -> int:
     """Stop with a message; on the plain card the services run again."""
     context = migration.context
-    in_phase_1 = migration.state in (STAGING, SETTLING, TRYING_STAGE)
+    # Running from another root in these states is a disagreement: nothing may be touched then.
+    in_phase_1 = (
+        migration.state in (STAGING, SETTLING, TRYING_STAGE) and _where(context) == bootfiles.PLAIN
+    )
     if in_phase_1:
         # Before anything can write to the root again: the copy is about to be out of date.
         migration.fall_back_and_disarm()
     context.save(halt=halt, attempts=context.record.attempts + 1)
     log.error(f"stopped: {halt.what} {halt.data} Next: {halt.advice}", kind="stopped")
     shown.settle(migration.state, halt.what)
-    if in_phase_1 and _where(context) == bootfiles.PLAIN:
+    if in_phase_1:
         close_stage()
         restart_services(context)
     return halt.code
