@@ -9,7 +9,7 @@ from typing import Any
 
 from crfs import progress, runner
 from crfs.commands import common
-from crfs.errors import BusyError, CrfsError
+from crfs.errors import BusyError, CommandError, CrfsError
 from crfs.model import Halt
 from crfs.preflight import UNIT
 
@@ -35,7 +35,7 @@ def follow() -> int:
     print(f"The work runs in {UNIT}; 'journalctl -fu cfg_SD_crfs' shows it too.")
     line = _Line()
     try:
-        while _state() not in _ENDED:
+        while (state := _state()) not in _ENDED:
             line.show(progress.read_status())
             time.sleep(1)
         line.show(progress.read_status())
@@ -46,6 +46,12 @@ def follow() -> int:
     found = common.read_journal()
     if found and found[1].halt:
         raise halted(found[1].halt)
+    if state == "failed":
+        raise CommandError(
+            f"{UNIT} has ended with a failure.",
+            data="What was proven before is still there; nothing was given up.",
+            advice="read why in 'journalctl -u cfg_SD_crfs', then 'sudo crfs resume'",
+        )
     status = progress.read_status()
     print(status.get("message") or "The work has ended; 'sudo crfs status' tells how.")
     return 0
@@ -65,8 +71,8 @@ def _state() -> str:
 class _Line:
     """One line that is rewritten on a terminal; elsewhere a new line now and then."""
 
-    def __init__(self, write: Callable[[str], Any] = sys.stdout.write) -> None:
-        self._write = write
+    def __init__(self, write: Callable[[str], Any] | None = None) -> None:
+        self._write = write or sys.stdout.write
         self._terminal = sys.stdout.isatty()
         self._last = ("", -1)
 
