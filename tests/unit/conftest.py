@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,27 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("unit")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder in memory, where there is such: thousands of files are made and removed here."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory, prefix="crfs-unit-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def new_folder(tmp_path: Path) -> Callable[[], Path]:
+    """For properties: an empty folder for each example."""
+    return lambda: Path(tempfile.mkdtemp(dir=tmp_path))
+
+
+@pytest.fixture
+def disk_path() -> Iterator[Path]:
+    """A folder on a disk, for what memory cannot do: direct reads, attributes, inode flags."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="crfs-unit-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(autouse=True)

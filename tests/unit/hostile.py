@@ -20,7 +20,8 @@ json_values: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
     max_leaves=12,
 )
-printable = st.text(max_size=20).filter(str.isprintable)
+_VISIBLE = st.characters(blacklist_categories=("Cc", "Cf", "Cs", "Co", "Cn", "Zs", "Zl", "Zp"))
+printable = st.text(_VISIBLE | st.just(" "), max_size=20)
 # Text as it comes from a file that need not be UTF-8.
 file_text = st.binary(max_size=200).map(lambda raw: raw.decode(errors="surrogateescape"))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from crfs import journal, progress
+from crfs import journal, preflight, progress
 from crfs.model import Card
 from tests.unit.pi import CARD, GB, FakePi, record, row, stick_row
 
@@ -340,6 +340,12 @@ def test_commands_are_missing(pi: FakePi, name: str) -> None:
 def test_hook_of_cryptsetup_is_missing(pi: FakePi) -> None:
     (pi.folder / "cryptroot").unlink()
     pi.refuses(ENCRYPT, 14, "cryptsetup-initramfs")
+
+
+def test_unit_would_not_start_at_boot(pi: FakePi) -> None:
+    pi.enabled.discard(preflight.UNIT)
+    result = pi.refuses(ENCRYPT, 14, "not enabled")
+    assert "systemctl enable" in result.err
 
 
 @pytest.mark.parametrize("name", ["zkgrifs", "zklockifs", "zkunlockifs"])

@@ -137,13 +137,13 @@ MOVES: dict[str, Callable[[BootFiles], None]] = {
     st.booleans(), st.booleans(), st.lists(st.sampled_from(sorted(MOVES)), max_size=6), st.binary()
 )
 def test_restore_is_byte_for_byte(
-    tmp_path_factory: pytest.TempPathFactory,
+    new_folder: Callable[[], Path],
     tryboot: bool,
     users_tryboot: bool,
     moves: list[str],
     config: bytes,
 ) -> None:
-    folder = tmp_path_factory.mktemp("boot")
+    folder = new_folder()
     boot = make(folder, tryboot=tryboot, users_tryboot=users_tryboot)
     boot.config.write_bytes(config)
     before = snapshot(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,10 +161,8 @@ def test_empty_folder_is_no_journal(tmp_path: Path) -> None:
 
 
 @given(st.lists(records, min_size=1, max_size=6))
-def test_the_last_record_counts(
-    tmp_path_factory: pytest.TempPathFactory, written: list[Record]
-) -> None:
-    boot = tmp_path_factory.mktemp("boot")
+def test_the_last_record_counts(new_folder: Callable[[], Path], written: list[Record]) -> None:
+    boot = new_folder()
     kept = Journal(boot)
     for one in written:
         kept.write(one)
@@ -175,10 +174,10 @@ def test_the_last_record_counts(
     st.booleans(),
 )
 def test_a_cut_costs_at_most_the_last_record(
-    tmp_path_factory: pytest.TempPathFactory, cuts: list[int], reopened: bool
+    new_folder: Callable[[], Path], cuts: list[int], reopened: bool
 ) -> None:
     """Each write is cut, perhaps several times in a row; the one before is always there."""
-    boot = tmp_path_factory.mktemp("boot")
+    boot = new_folder()
     kept = Journal(boot)
     kept.write(record("staging", attempts=0))
     last = 0
