@@ -13,7 +13,12 @@ APPLICATION = "the application goes on; its records are counted one by one"
 MIGRATION = "this is what makes the root an encrypted one"
 INITRAMFS = "the initramfs now opens the root"
 
+REPORT = "crfs keeps the report of the migration there"
+
 LAWFUL = (
+    Lawful("/var/lib/crfs", REPORT),
+    Lawful("/var/lib/crfs/report.json", REPORT),
+    Lawful("/var/lib", REPORT, FOLDER_TIMES),
     Lawful("/etc/crypttab", MIGRATION),
     Lawful("/etc/fstab", MIGRATION),
     Lawful("/var/lib/zymbit/key.bin.lock", MIGRATION),

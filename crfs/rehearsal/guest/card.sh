@@ -16,10 +16,24 @@ if [ -n "$FOREIGN" ]; then
     "$UML_WORK/modprobe" binfmt_misc
     mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
     cat "$GUEST/binfmt-arm64" >/proc/sys/fs/binfmt_misc/register
-    chroot "$card" /usr/bin/env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-        /debootstrap/debootstrap --second-stage
+    # This machine's dpkg unpacks, since it need not be emulated; only scripts are.
+    printf 'amd64\narm64\n' >"$card/var/lib/dpkg/arch"
+    : >>"$card/var/lib/dpkg/status"
+    : >>"$card/var/lib/dpkg/available"
+    for table in passwd group; do
+        cp "$card/usr/share/base-passwd/$table.master" "$card/etc/$table"
+    done
+    dpkg --root="$card" --force-architecture --force-depends \
+        --unpack "$card"/var/cache/apt/archives/*.deb
+    rm "$card/var/lib/dpkg/arch" "$card"/var/cache/apt/archives/*.deb
+    emulated() { chroot "$card" /usr/bin/env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 \
+        PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
+    # The others take these for granted.
+    for package in base-passwd base-files libc6 perl-base mawk debconf; do
+        emulated dpkg --force-depends --configure "$package"
+    done
+    emulated dpkg --configure -a
     sed -i s/=no/=yes/ "$card/etc/initramfs-tools/update-initramfs.conf"
-    rm -f "$card"/var/cache/apt/archives/*.deb
     for folder in proc sys dev run; do mount --rbind "/$folder" "$card/$folder"; done
     sh "$GUEST/setup.sh" "$card"
     for folder in run dev sys proc; do umount -R -l "$card/$folder"; done
