@@ -35,9 +35,9 @@ from crfs.rehearsal.workbench import end_process_group
 
 USER = "pi"
 PASSWORD = "raspberry"  # noqa: S105 - the well-known one, on a Pi that is nowhere
-BOOT_S = 60.0
-COMMAND_S = 60.0
-EXIT_S = 90.0
+BOOT_S = 150.0
+COMMAND_S = 120.0
+EXIT_S = 120.0
 
 
 @dataclass
