@@ -25,6 +25,7 @@ from crfs.model import Halt, Record, StepRecord
 from crfs.steps import (
     BY_STATE,
     DONE,
+    RESTORING,
     ROLLING_BACK,
     SETTLING,
     STAGING,
@@ -130,7 +131,7 @@ def _do_step(context: Context, state: str, step: Step, shown: progress.Progress,
         return
     shown.begin(state, step)
     if context.record.step != step.id:
-        context.save(step=step.id, offset=0)
+        context.save(step=step.id, offset=0, finished=_still_finished(context, state, step))
     began = time.monotonic()
     for attempt in range(1, _TRIES + 1):
         try:
@@ -148,6 +149,19 @@ def _do_step(context: Context, state: str, step: Step, shown: progress.Progress,
     others = tuple(one for one in context.record.done_steps if one.id != step.id)
     context.save(step="", finished=finished, offset=0, done_steps=(*others, done))
     log.info(f"{step.id}: done in {progress.clock(seconds)}", kind="step_done", step=step.id)
+
+
+def _still_finished(context: Context, state: str, step: Step) -> tuple[str, ...]:
+    """What stays done when a step is done again.
+
+    In phase 2 nothing that came after it: a root that is restored again has to be compared again.
+    In phase 1 a step's own question to the devices decides.
+    """
+    if state != RESTORING:
+        return context.record.finished
+    order = [one.id for one in BY_STATE[state]]
+    before = order[: order.index(step.id)]
+    return tuple(one for one in context.record.finished if one in before)
 
 
 def _reboot(context: Context, shown: progress.Progress, log: Any, *, trial: bool) -> int:
