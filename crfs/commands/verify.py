@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 def _ask(answer: Callable[[], str]) -> str:
     try:
         return answer()
-    except (CrfsError, OSError) as problem:
+    except (CrfsError, OSError, LookupError, TypeError, ValueError) as problem:
         return f"cannot tell: {problem}".split("\n", 1)[0]
 
 
