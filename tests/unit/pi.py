@@ -250,8 +250,12 @@ class FakePi:
                 return "NAME MAJ:MIN RM SIZE RO TYPE MOUNTPOINTS\nmmcblk0\n"
             case ["systemctl", "is-active", preflight.UNIT]:
                 return "failed\n" if self.failed else "inactive\n"
+            case ["systemctl", "is-system-running"]:
+                return "running\n"
             case ["systemctl", "is-active", unit]:
                 return "active\n" if unit in self.active else "inactive\n"
+            case ["systemctl", "is-system-running"]:
+                return "running\n"
             case ["systemctl", "is-enabled", unit]:
                 return "enabled\n" if unit in self.enabled else "disabled\n"
             case ["blkid", "--probe", "--match-tag", tag, *_, path]:

@@ -176,6 +176,17 @@ def test_two_candidates(pi: FakePi) -> None:
     assert pi.crfs(*ENCRYPT, "--usb", "/dev/sdb").code == 0
 
 
+@pytest.mark.parametrize(("size", "sector"), [(64 * GB, 4096), (64 * GB + 512, 512)])
+def test_sectors_divide_the_stick(pi: FakePi, size: int, sector: int) -> None:
+    """LUKS refuses a device that is no multiple of its sector."""
+    pi.rows[0]["children"][1]["size"] = 31 * 2**30
+    pi.rows[1]["size"] = size // 4096 * 4096 + (512 if sector == 512 else 0)
+    assert pi.crfs(*ENCRYPT).code == 0
+    begun = pi.journal.read()
+    assert begun is not None
+    assert begun.plan.cipher.sector == sector
+
+
 def test_an_empty_card_reader_is_no_candidate(pi: FakePi) -> None:
     pi.rows.append(stick_row("/dev/sdb", size=0))
     assert pi.crfs("encrypt", "--dry-run").code == 0

@@ -227,6 +227,22 @@ def test_journey_cut_many_times(
         world.assert_arrived()
 
 
+def test_root_restored_again_is_compared_again(world: World) -> None:
+    """The proof of the first restore says nothing about the second."""
+    world.pi.crfs("run")
+    world.boot()
+    world.fail["arm-root"] = CommandError("no", advice="x")
+    assert world.pi.crfs("run").code == 19
+    assert world.root_whole
+    world.fail.clear()
+    world.boot()
+    world.results -= {"format-root"}  # the header was damaged meanwhile
+    world.run()
+    world.assert_arrived()
+    assert world.log.count("restore") == world.log.count("compare-root") == 2
+    assert world.log.count("scrub") == 2
+
+
 @pytest.mark.parametrize("cut", range(1, 60))
 def test_rollback_after_a_cut(world: World, cut: int) -> None:
     """As long as the plain root is there, everything goes back to it."""

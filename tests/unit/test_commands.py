@@ -1,0 +1,271 @@
+"""status, verify, resume and the following of the worker, as a user sees them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crfs import __version__, progress, worker
+from crfs.commands import follow, verify
+from crfs.commands.follow import _Line, render
+from crfs.model import Halt, StepRecord
+from crfs.preflight import UNIT
+from crfs.steps import BY_STATE
+from tests.unit.pi import FakePi, card_row, record, row
+
+LIVE = {
+    "state": "staging",
+    "step": "copy",
+    "title": "Copy the root",
+    "percent": 41.4,
+    "overall": 12.34,
+    "seconds_left": 300,
+    "message": "",
+}
+
+
+# --- status
+
+
+def test_status_of_nothing(pi: FakePi) -> None:
+    result = pi.crfs("status")
+    assert (result.code, result.out) == (0, "No migration has begun on this card.\n")
+
+
+@pytest.mark.parametrize("state", [*BY_STATE, "rolling_back"])
+def test_status_of_each_state(pi: FakePi, state: str) -> None:
+    pi.journal.write(record(state, str(pi.boot)))
+    result = pi.crfs("status")
+    assert result.code == 0
+    assert state not in result.out, "each state is explained in words"
+    assert "crfs resume" in result.out
+    told = json.loads(pi.crfs("status", "--json").out)
+    assert (told["state"], told["running"], told["halt"]) == (state, False, None)
+    assert not pi.changes()
+
+
+def test_status_of_a_halt(pi: FakePi) -> None:
+    halt = Halt(15, "The HSM was silent.", "The card is untouched.", "look at the LED", True)
+    pi.journal.write(record("staging", str(pi.boot), halt=halt))
+    for argv in (["status"], ["status", "--watch"]):
+        out = pi.crfs(*argv).out
+        assert "Stopped: The HSM was silent.\nThe card is untouched.\nNext: look at the LED" in out
+    told = json.loads(pi.crfs("status", "--json").out)
+    assert told["halt"]["code"] == 15
+
+
+def test_status_while_it_works(pi: FakePi) -> None:
+    pi.journal.write(record("staging", str(pi.boot), step="copy"))
+    progress.write_status(LIVE)
+    worker.hold_lock()
+    result = pi.crfs("status")
+    assert "12.3 % in all | Copy the root: 41 % | about 5 min left" in result.out
+    assert "Next" not in result.out
+
+
+def test_status_when_it_is_done(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crfs.commands.status.REPORT", worker.REPORT)
+    worker.REPORT.write_text(json.dumps({"state": "done", "steps": [{"id": "copy"}]}))
+    assert pi.crfs("status").out.startswith("Done")
+    assert json.loads(pi.crfs("status", "--json").out)["steps"] == [{"id": "copy"}]
+
+
+def test_status_lists_steps(pi: FakePi) -> None:
+    done = (StepRecord("copy", 1.5, 10),)
+    pi.journal.write(record("settling", str(pi.boot), done_steps=done))
+    told = json.loads(pi.crfs("status", "--json").out)
+    assert told["steps"] == [{"id": "copy", "seconds": 1.5, "bytes": 10}]
+
+
+# --- following
+
+
+def test_render() -> None:
+    assert render(LIVE) == " 12.3 % in all | Copy the root: 41 % | about 5 min left"
+    assert render({"state": "done", "step": "", "message": "over"}) == "over"
+    assert render({"state": "done"}) == "done"
+    assert render({}) == ""
+
+
+def test_lines_elsewhere_than_on_a_terminal_are_few() -> None:
+    said: list[str] = []
+    line = _Line(said.append)
+    line._terminal = False
+    for percent in range(100):
+        line.show({**LIVE, "percent": float(percent)})
+    assert len(said) == 10
+    line.show({})
+    assert len(said) == 10
+
+
+def test_line_on_a_terminal_stays_in_its_place() -> None:
+    said: list[str] = []
+    line = _Line(said.append)
+    line._terminal = True
+    for _ in range(2):
+        line.show({**LIVE, "title": "x" * 300})
+    assert len(said) == 2
+    assert all(one.startswith("\r") and "\n" not in one and len(one) < 130 for one in said)
+
+
+def test_follow_ends_with_the_worker(pi: FakePi) -> None:
+    progress.write_status({"state": "done", "step": "", "message": "everything is encrypted"})
+    assert follow.follow() == 0
+    assert "everything is encrypted" in pi.capsys.readouterr().out
+
+
+def test_follow_tells_why_it_stopped(pi: FakePi) -> None:
+    halt = Halt(13, "The stick was pulled.", "The card is untouched.", "plug it in")
+    pi.journal.write(record("staging", str(pi.boot), halt=halt))
+    with pytest.raises(Exception, match="stick was pulled") as caught:
+        follow.follow()
+    assert getattr(caught.value, "code", 0) == 13
+
+
+def test_follow_of_a_worker_that_could_not_begin(pi: FakePi) -> None:
+    """Nothing is in the journal then; it is a failure all the same."""
+    pi.failed = True
+    with pytest.raises(Exception, match="failure") as caught:
+        follow.follow()
+    assert getattr(caught.value, "code", 0) == 19
+
+
+def test_leaving_does_not_stop_the_work(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(follow, "_state", lambda: "active")
+    monkeypatch.setattr("time.sleep", leave)
+    assert follow.follow() == 0
+    assert "The work goes on" in pi.capsys.readouterr().out
+    assert not pi.effects
+
+
+# --- resume
+
+
+def test_resume_clears_the_halt_and_starts_the_unit(pi: FakePi) -> None:
+    halt = Halt(20, "differs", "data", "advice", True)
+    kept = record("staging", str(pi.boot), halt=halt, attempts=5, trials=3, offset=7)
+    pi.journal.write(kept)
+    assert pi.crfs("resume").code == 0
+    after = pi.journal.read()
+    assert after == dataclasses.replace(kept, halt=None, attempts=0, trials=0)
+    assert pi.effects[-1] == ["systemctl", "start", UNIT]
+
+
+def test_resume_while_it_works_only_follows(pi: FakePi) -> None:
+    pi.journal.write(record("staging", str(pi.boot)))
+    worker.hold_lock()
+    assert pi.crfs("resume").code == 0
+    assert not pi.effects
+
+
+# --- verify
+
+
+@pytest.fixture
+def encrypted(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> FakePi:
+    """A Pi on which everything is as it should be after a migration."""
+    mapping = pi.folder / "mapper/cryptrfs"
+    mapping.parent.mkdir()
+    mapping.touch()
+    pi.rows[0] = card_row(str(pi.boot))
+    pi.rows[0]["children"][1]["children"] = [row(str(mapping), "crypt", 1, mountpoints=["/"])]
+    pi.root = str(mapping)
+    pi.mappings["cryptrfs"] = record().plan.uuids.root_luks
+    pi.unlocked = {"cryptrfs"}
+    report = {"state": "done", "card": {"root_partuuid": "cafe0001-02"}}
+    worker.REPORT.write_text(json.dumps(report))
+    monkeypatch.setattr(verify, "REPORT", worker.REPORT)
+    (pi.boot / "crfs-initramfs").write_bytes(b"image")
+    (pi.folder / "zymbit/key.bin.lock").write_bytes(b"sealed")
+    monkeypatch.setattr("crfs.probe.RUN", pi.folder / "run")
+    query = pi.query
+
+    def unpacks(argv: Any, **options: Any) -> str:
+        if argv[0] != "unmkinitramfs":
+            return query(argv, **options)
+        inside = Path(argv[2]) / "main/var/lib/zymbit"
+        inside.mkdir(parents=True)
+        (inside / "key.bin.lock").write_bytes(b"sealed")
+        return ""
+
+    monkeypatch.setattr("crfs.runner.query", unpacks)
+    return pi
+
+
+def failing(pi: FakePi) -> set[str]:
+    rows = json.loads(pi.crfs("verify", "--json").out)
+    return {one["id"] for one in rows if not one["ok"]}
+
+
+def test_verify_all_is_well(encrypted: FakePi) -> None:
+    result = encrypted.crfs("verify")
+    assert result.code == 0, result
+    assert "MISSING" not in result.out
+    assert failing(encrypted) == set()
+    assert not encrypted.effects
+    assert not (encrypted.folder / "run/verify").exists()
+
+
+def test_verify_of_a_plain_pi(pi: FakePi) -> None:
+    result = pi.crfs("verify")
+    assert result.code == 21
+    assert "MISSING the root filesystem is on cryptrfs" in result.out
+    assert "Next: " in result.err
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("missing", "check"),
+    [
+        (lambda pi: setattr(pi, "root", "/dev/mmcblk0p2"), "root-on-cryptrfs"),
+        (lambda pi: pi.mappings.clear(), "root-on-cryptrfs"),
+        (lambda pi: pi.rows[0]["children"][1].update(partuuid="x"), "partition"),
+        (lambda pi: worker.REPORT.unlink(), "partition"),
+        (lambda pi: worker.REPORT.write_text("{}"), "partition"),
+        (lambda pi: worker.REPORT.write_text('{"card": 5}'), "partition"),
+        (lambda pi: pi.unlocked.clear(), "unlocked-by-hsm"),
+        (lambda pi: pi.active.clear(), "zkifc"),
+        (lambda pi: (pi.boot / "crfs-stage.txt").touch(), "nothing-left"),
+        (lambda pi: (pi.boot / "config.txt.crfs-new").touch(), "nothing-left"),
+        (lambda pi: (pi.boot / "crfs").mkdir(), "nothing-left"),
+        (lambda pi: pi.rows[1].update(label="crfs-stage"), "nothing-left"),
+        (lambda pi: (pi.folder / "mapper/cryptstage").touch(), "nothing-left"),
+        (lambda pi: (pi.boot / "crfs-initramfs").unlink(), "initramfs"),
+        (lambda pi: (pi.folder / "zymbit/key.bin.lock").write_bytes(b"new"), "initramfs"),
+        (lambda pi: (pi.folder / "zymbit/more").touch(), "initramfs"),
+    ],
+)
+def test_verify_finds_what_is_missing(encrypted: FakePi, missing: Any, check: str) -> None:
+    missing(encrypted)
+    assert failing(encrypted) == {check}
+    result = encrypted.crfs("verify")
+    assert result.code == 21
+    assert check in result.err
+
+
+# --- the rest of the command line
+
+
+def test_version_and_help(pi: FakePi) -> None:
+    assert pi.crfs("--version").out == f"crfs {__version__}\n"
+    shown = pi.crfs("--help").out
+    for command in ("encrypt", "status", "resume", "rollback", "verify", "rehearse"):
+        assert command in shown
+        assert pi.crfs(command, "--help").code == 0
+
+
+def test_interrupt_is_no_traceback(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crfs.commands.status.collect", interrupt)
+    result = pi.crfs("status")
+    assert result.code == 130
+    assert "Traceback" not in result.err

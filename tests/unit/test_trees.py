@@ -1,0 +1,229 @@
+"""Comparing two trees finds every kind of difference; flags are carried over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crfs import runner, trees
+from crfs.trees import Difference
+
+IMMUTABLE, APPEND, NODUMP = 0x10, 0x20, 0x40
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
+
+
+@pytest.fixture
+def pair(disk_path: Path) -> Iterator[tuple[Path, Path]]:
+    """Two equal trees with a bit of everything."""
+    source, target = disk_path / "source", disk_path / "target"
+    for root in (source, target):
+        fill(root)
+    yield source, target
+    for root in (source, target):
+        trees.unlock_tree(root)
+
+
+def fill(root: Path) -> None:
+    (root / "folder/below").mkdir(parents=True)
+    (root / "folder/file").write_bytes(b"content" * 1000)
+    (root / "empty").touch()
+    (root / "link").symlink_to("folder/file")
+    os.link(root / "folder/file", root / "hard")
+    os.link(root / "empty", root / "empty-hard")
+    os.mkfifo(root / "fifo")
+    os.mknod(root / "device", 0o020600, os.makedev(1, 3))
+    (root / "other").write_bytes(b"other")
+    with open(os.fsencode(root) + b"/na\xffme\n", "wb") as odd:
+        odd.write(b"odd")
+    os.setxattr(root / "other", "user.note", b"kept")
+    os.setxattr(root / "link", "trusted.link", b"kept", follow_symlinks=False)
+    for path in sorted(root.rglob("*"), reverse=True):
+        os.utime(path, ns=(10**18, 10**18 + 123456789), follow_symlinks=False)
+    os.utime(root, ns=(10**18, 10**18))
+
+
+def compare(pair: tuple[Path, Path], skip: tuple[bytes, ...] = ()) -> Difference:
+    return trees.compare(*pair, lambda name: name in skip, lambda done: None)
+
+
+def test_equal_trees(pair: tuple[Path, Path]) -> None:
+    told: list[int] = []
+    found = trees.compare(*pair, lambda name: False, told.append)
+    assert found.count == 0, found.examples
+    assert found.entries == 11
+    assert told[-1] == found.read == 2 * 7000 + 5 + 3
+
+
+def test_a_missing_socket_is_found(pair: tuple[Path, Path]) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(pair[0] / "socket"))
+    assert "'socket': is missing" in compare(pair).examples
+
+
+def keep_time(path: Path, act: Callable[[Path], object]) -> None:
+    """Change something without the modification time giving it away."""
+    folder = path.parent.stat()
+    own = path.lstat() if os.path.lexists(path) else folder
+    act(path)
+    if os.path.lexists(path):
+        os.utime(path, ns=(own.st_atime_ns, own.st_mtime_ns), follow_symlinks=False)
+    os.utime(path.parent, ns=(folder.st_atime_ns, folder.st_mtime_ns))
+
+
+def relink(path: Path) -> None:
+    """The same content and count of links, but a file of its own."""
+    path.unlink()
+    path.write_bytes(b"content" * 1000)
+    os.link(path, path.with_name("second"))
+
+
+def repoint(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("folder/fine")
+    os.setxattr(path, "trusted.link", b"kept", follow_symlinks=False)
+
+
+def refile(path: Path) -> None:
+    path.unlink()
+    path.touch()
+
+
+def remake(path: Path) -> None:
+    path.unlink()
+    os.mknod(path, 0o020600, os.makedev(1, 5))
+
+
+CHANGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "content": ("folder/file", lambda path: path.write_bytes(b"CONTENT" * 1000), "contents"),
+    "last byte": ("other", lambda path: path.write_bytes(b"othes"), "contents"),
+    "size": ("other", lambda path: path.write_bytes(b"others"), "st_size"),
+    "mode": ("other", lambda path: path.chmod(0o600), "st_mode"),
+    "setuid": ("folder/file", lambda path: path.chmod(0o4755), "st_mode"),
+    "folder mode": ("folder", lambda path: path.chmod(0o700), "st_mode"),
+    "owner": ("other", lambda path: os.chown(path, 12345, -1), "st_uid"),
+    "group": ("folder/below", lambda path: os.chown(path, -1, 12345), "st_gid"),
+    "link's owner": ("link", lambda path: os.lchown(path, 12345, -1), "st_uid"),
+    "link's target": ("link", repoint, "target of the link"),
+    "link's attribute": (
+        "link",
+        lambda path: os.setxattr(path, "trusted.link", b"x", follow_symlinks=False),
+        "attributes",
+    ),
+    "attribute": ("other", lambda path: os.setxattr(path, "user.note", b"lost"), "attributes"),
+    "attribute gone": ("other", lambda path: os.removexattr(path, "user.note"), "attributes"),
+    "new attribute": ("folder", lambda path: os.setxattr(path, "user.new", b""), "attributes"),
+    "kind": ("fifo", refile, "st_mode"),
+    "device": ("device", remake, "device number"),
+    "missing": ("other", lambda path: path.unlink(), "missing"),
+    "missing folder": ("folder/below", lambda path: path.rmdir(), "missing"),
+    "hard link": ("hard", relink, "no longer a hard link"),
+    "flag": ("other", lambda path: trees.set_flags(os.fsencode(path), NODUMP), "inode flags"),
+}
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_each_difference_is_found(pair: tuple[Path, Path], change: str) -> None:
+    name, act, words = CHANGES[change]
+    keep_time(pair[1] / name, act)
+    found = compare(pair)
+    assert found.count
+    assert any(words in one for one in found.examples), found.examples
+
+
+def test_a_nanosecond_is_found(pair: tuple[Path, Path]) -> None:
+    times = (pair[1] / "other").stat()
+    os.utime(pair[1] / "other", ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    assert "st_mtime_ns" in compare(pair).examples[0]
+
+
+def test_surplus_is_found(pair: tuple[Path, Path]) -> None:
+    keep_time(pair[1] / "folder/new", lambda path: path.touch())
+    found = compare(pair)
+    assert found.examples == ["'folder/new': is in the copy only"]
+
+
+def test_odd_names_are_compared_and_told(pair: tuple[Path, Path]) -> None:
+    odd = os.fsencode(pair[1]) + b"/na\xffme\n"
+    keep_time(Path(os.fsdecode(odd)), lambda path: path.write_bytes(b"ODD"))
+    found = compare(pair)
+    assert found.count == 1
+    assert found.examples[0].isprintable()
+
+
+def test_what_differs_on_purpose_is_passed_over(pair: tuple[Path, Path]) -> None:
+    (pair[1] / "other").write_bytes(b"dressed")
+    keep_time(pair[1] / "folder/new", lambda path: path.touch())
+    assert compare(pair, skip=(b"other", b"folder/new")).count == 0
+
+
+def test_many_differences_make_a_short_message(pair: tuple[Path, Path]) -> None:
+    for number in range(50):
+        keep_time(pair[0] / f"only-{number}", Path.touch)
+    found = compare(pair)
+    assert found.count == 50
+    error = trees.explain(found)
+    assert "50 places" in error.what
+    assert len(error.what.splitlines()) == 11
+    assert error.advice
+
+
+def test_walk_stays_on_its_filesystem_and_follows_no_link(pair: tuple[Path, Path]) -> None:
+    (pair[0] / "away").symlink_to("/proc")
+    names = [name for name, _, _ in trees.walk(pair[0])]
+    assert b"away" in names
+    assert not any(name.startswith(b"away/") for name in names)
+    assert names.index(b"folder") < names.index(b"folder/file")
+    assert len(names) == len(set(names)) == 12
+
+
+def test_flags_are_carried_over_and_can_be_lifted(pair: tuple[Path, Path]) -> None:
+    source, target = pair
+    flags = {"other": IMMUTABLE | NODUMP, "empty": APPEND, "folder": IMMUTABLE, "hard": NODUMP}
+    for name, wanted in flags.items():
+        path = os.fsencode(source / name)
+        trees.set_flags(path, trees.get_flags(path) | wanted)
+    assert compare(pair).count
+    trees.copy_flags(source, target)
+    assert compare(pair).count == 0
+    with pytest.raises(PermissionError):
+        (target / "other").write_bytes(b"x")
+    trees.unlock_tree(target)
+    (target / "other").write_bytes(b"x")
+    shutil.rmtree(target / "folder")
+
+
+def test_flags_go_where_the_source_has_none(pair: tuple[Path, Path]) -> None:
+    """A flag that was taken away between two passes."""
+    path = os.fsencode(pair[1] / "other")
+    trees.set_flags(path, trees.get_flags(path) | NODUMP)
+    trees.copy_flags(*pair)
+    assert compare(pair).count == 0
+
+
+def test_copy_reports_bytes_from_broken_pieces(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    seen: list[list[str]] = []
+
+    def run(argv: Sequence[str], **options: Any) -> bytes:
+        seen.append(list(argv))
+        for piece in ("\r    1,234,", "567  12%  1.00MB/s", "\r  2000000  20%", " 0:00:01"):
+            options["on_output"](piece)
+        return b""
+
+    monkeypatch.setattr(runner, "run", run)
+    trees.copy(*pair, told.append)
+    assert told[-1] == 2000000
+    assert 1234567 in told
+    assert told == sorted(told)
+    for option in ("--hard-links", "--acls", "--xattrs", "--sparse", "--numeric-ids", "--delete"):
+        assert option in seen[0]
+    assert seen[0][-2:] == [f"{pair[0]}/", f"{pair[1]}/"]
