@@ -36,6 +36,14 @@ def remove(path: Path) -> None:
     sync_folder(path.parent)
 
 
+def read_back(path: Path) -> bytes:
+    """What the medium holds, not what memory remembers. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    with open(descriptor, "rb") as file:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        return file.read()
+
+
 def write_synced(path: Path, content: bytes) -> None:
     """Write a file and flush it to the medium (not atomic)."""
     with path.open("wb") as file:

@@ -108,8 +108,7 @@ class Journal:
         if path.exists() and path.stat().st_size == SLOT_SIZE:
             _overwrite(path, slot)
         else:
-            fatfile.write_synced(path, slot)
-            fatfile.sync_folder(self.folder)
+            fatfile.replace(path, slot)
         # Only now: after a failure the newest record must not be the one that is overwritten.
         self._sequence = sequence
 
@@ -119,6 +118,8 @@ class Journal:
         for name in (SLOTS[1 - newest], SLOTS[newest]):
             fatfile.remove(self.folder / name)
         if self.folder.exists():
+            for unfinished in self.folder.glob(f"*{fatfile.SUFFIX}"):
+                unfinished.unlink()
             self.folder.rmdir()
             fatfile.sync_folder(self.folder.parent)
 

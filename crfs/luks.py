@@ -42,7 +42,8 @@ def format_device(path: str, uuid: str, cipher: Cipher, key: bytes, label: str) 
         [
             "cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--uuid", uuid,
             "--label", label, "--cipher", cipher.name, "--key-size", str(cipher.key_bits),
-            "--sector-size", str(cipher.sector), "--offset", str(HEADER_BYTES // 512), *_PBKDF, "--key-file", "-", path,
+            "--sector-size", str(cipher.sector), "--offset", str(HEADER_BYTES // 512), *_PBKDF,
+            "--key-file", "-", path,
         ],
         stdin=key,
         timeout=300,

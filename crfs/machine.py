@@ -12,7 +12,7 @@ from typing import Any
 from transitions import Machine
 
 from crfs import bootfiles, probe, steps
-from crfs.errors import DisagreementError
+from crfs.errors import DisagreementError, HsmError, StateError
 from crfs.model import STAGE_MAPPING, Halt
 from crfs.steps import (
     DONE,
@@ -69,7 +69,10 @@ class Migration:
 
     def _persist(self, event: object) -> None:
         target = event.transition.dest  # type: ignore[attr-defined]
-        changes = {"state": target, "step": "", "finished": (), "offset": 0}
+        changes: dict[str, Any] = {"state": target, "step": "", "finished": (), "offset": 0}
+        if target == STAGING:
+            # Key, stick and filesystem are there; what is live is looked at again.
+            changes["finished"] = tuple(step.id for step in steps.BY_STATE[STAGING])
         if target in (TRYING_STAGE, TRYING_ROOT):
             changes["trials"] = self.context.record.trials + 1
         # A phase that was reached by a boot has its own count of failures.
@@ -140,7 +143,7 @@ class Migration:
         if note.exists():
             said = probe.printable(note.read_text(errors="replace").strip()).removeprefix("hsm: ")
             return Halt(
-                code=15,
+                code=HsmError.code,
                 what=f"The trial boot from {target} failed, because the HSM did not open the "
                 f"key: {said}",
                 data=data,
@@ -149,7 +152,7 @@ class Migration:
             )
         if record.trials >= MAX_TRIALS:
             return Halt(
-                code=15,
+                code=StateError.code,
                 what=f"{record.trials} trial boots from {target} did not reach their goal.",
                 data=data,
                 advice=f"look at the screen or serial console during such a boot; {ways}",
@@ -163,9 +166,10 @@ class Migration:
 
     def fall_back_and_disarm(self) -> None:
         """Back to copying from the plain card; no boot may lead to the stick meanwhile."""
+        # Disarmed first: a cut in between must not boot a copy that the state calls unfinished.
+        self.context.boot.disarm()
         if self.state != STAGING:
             self._trigger("fall_back")
-        self.context.boot.disarm()
 
     def advance(self) -> None:
         """All steps of the state are done: on to the next."""

@@ -60,6 +60,7 @@ class Uuids:
 class Cipher:
     name: str  # as cryptsetup spells it
     key_bits: int
+    sector: int = 4096  # bytes; 512 where card or stick is no multiple of 4096
 
 
 @dataclass(frozen=True)

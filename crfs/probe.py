@@ -303,6 +303,12 @@ def unit_active(unit: str) -> bool:
     return runner.query(["systemctl", "is-active", unit], ok=(0, 3, 4)).strip() == "active"
 
 
+def system_state() -> str:
+    """systemd's own word for the whole: starting, running, degraded, stopping ..."""
+    codes = (0, 1, 2, 3, 4)
+    return runner.query(["systemctl", "is-system-running"], ok=codes).strip()
+
+
 def unit_enabled(unit: str) -> bool:
     return runner.query(["systemctl", "is-enabled", unit], ok=(0, 1, 4)).strip() == "enabled"
 
@@ -320,8 +326,8 @@ _KEEPABLE = (
 
 
 def kept_units() -> tuple[str, ...]:
-    """Network and ssh services that this system starts."""
-    return tuple(unit for unit in _KEEPABLE if unit_enabled(unit))
+    """Network and ssh services that this system starts, by itself or on demand."""
+    return tuple(unit for unit in _KEEPABLE if unit_enabled(unit) or unit_active(unit))
 
 
 def blkid(path: str, tag: str) -> str:

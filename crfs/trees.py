@@ -86,10 +86,12 @@ def copy_flags(source: Path, target: Path) -> None:
     for name, path, facts in walk(source):
         if _carries_flags(facts):
             flags = get_flags(path) & FLAGS_KEPT
-            if flags:
-                later.append((os.path.join(os.fsencode(target), name), flags))
+            later.append((os.path.join(os.fsencode(target), name), flags))
     for path, flags in reversed(later):
-        set_flags(path, (get_flags(path) & ~FLAGS_KEPT) | flags)
+        there = get_flags(path)
+        # Also where the source has none: an earlier pass may have set one.
+        if there & FLAGS_KEPT != flags:
+            set_flags(path, (there & ~FLAGS_KEPT) | flags)
 
 
 def walk(root: Path) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
@@ -138,9 +140,10 @@ def compare(
     """
     result = Difference()
     links: dict[tuple[int, int], int] = {}
-    seen = 0
+    tops = os.fsencode(source), os.fsencode(target)
+    for what in _metadata_differences(tops[0], os.lstat(tops[0]), tops[1], os.lstat(tops[1])):
+        result.add(b".", what)
     for name, path, facts in walk(source):
-        seen += 1
         if skip(name):
             continue
         result.entries += 1

@@ -25,7 +25,8 @@ def run(args: argparse.Namespace) -> int:
     facts = preflight.gather()
     decision = preflight.make_plan(facts, wanted)
     # Only now: where cryptsetup is missing, the plan's refusal names the package.
-    plan = dataclasses.replace(decision.plan, cipher=luks.choose_cipher())
+    cipher = dataclasses.replace(luks.choose_cipher(), sector=decision.plan.cipher.sector)
+    plan = dataclasses.replace(decision.plan, cipher=cipher)
     decision = dataclasses.replace(decision, plan=plan)
     if args.dry_run:
         print(describe(decision))

@@ -90,7 +90,7 @@ def mapping(name: str) -> str:
 def filesystem_bytes(plan: Plan) -> int:
     """Size of the stage's filesystem: it has to fit the stick and the card's mapping."""
     room = min(plan.stick.size, plan.card.root_size) - luks.HEADER_BYTES
-    return room // luks.SECTOR * luks.SECTOR
+    return room // luks.BLOCK * luks.BLOCK
 
 
 def unmount(folder: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from crfs import keys, luks, probe
+from crfs import keys, luks, probe, runner
 from crfs.bootfiles import ROOT
 from crfs.errors import DisagreementError, StickError
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING
-from crfs.steps.base import Context, Step
+from crfs.steps.base import Context, Step, mapping
 
 
 def _make_root_default(context: Context) -> None:
@@ -33,6 +33,11 @@ def _erase_stick(context: Context) -> None:
     luks.erase(stick.path)
 
 
+def _grow(context: Context) -> None:
+    # On the mounted filesystem this is journaled by the kernel, so that a cut cannot harm it.
+    runner.run(["resize2fs", mapping(ROOT_MAPPING)], timeout=3600)
+
+
 def _finish_boot(context: Context) -> None:
     context.boot.make_final()
 
@@ -47,6 +52,12 @@ FINISHING = (
         title="Make cryptrfs the default boot",
         why="it has booted, unlocked by the HSM",
         do=_make_root_default,
+    ),
+    Step(
+        id="grow",
+        title="Let the filesystem fill the mapping",
+        why="it may have been made smaller to fit the stick",
+        do=_grow,
     ),
     Step(
         id="erase-stick",

@@ -100,6 +100,12 @@ def _prepare_boot(context: Context) -> None:
     image = _build_initramfs(context)
     context.boot.own.mkdir(mode=0o700, exist_ok=True)
     fatfile.replace(context.boot.initramfs, image)
+    if fatfile.read_back(context.boot.initramfs) != image:
+        raise CommandError(
+            f"{context.boot.initramfs} does not read back as it was written.",
+            data=_CARD_UNTOUCHED,
+            advice="the boot partition or the card is failing: check it with fsck.vfat",
+        )
     context.save(fingerprint=_fingerprint(context))
 
 
@@ -205,7 +211,8 @@ def restart_services(context: Context) -> None:
     """Undo `stop-services`: the system as it was, with the vendor's services."""
     if "ro" in (probe.mount_of("/") or probe.Mount("/", "", "", ())).options:
         runner.run(["mount", "-o", "remount,rw", "/"], timeout=300)
-    if probe.unit_active("crfs-stage.target"):
+    booting = probe.system_state() in ("initializing", "starting")
+    if not booting and not probe.unit_active("multi-user.target"):
         runner.run(["journalctl", "--flush"], timeout=300, ok=(0, 1))
         runner.run(["systemctl", "isolate", "--no-block", "default.target"], timeout=300)
     keys.give_back_hsm(context.plan.services)

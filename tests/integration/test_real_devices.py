@@ -18,8 +18,7 @@ def test_tools_on_real_dm_crypt_ext4_and_fat(tmp_path: Path) -> None:
         with disk.open("wb") as image:
             image.truncate(256 * 2**20)
     result = run_in_uml(
-        "/usr/bin/python3 -m pytest -q -p no:cacheprovider "
-        "tests/integration/inside.py",
+        "/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/integration/inside.py",
         disks=disks,
         cwd=PROJECT,
         timeout=600,
