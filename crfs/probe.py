@@ -264,6 +264,12 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def unwritten_bytes() -> int:
+    """What the kernel has yet to write to any disk."""
+    text = Path("/proc/meminfo").read_text()
+    return 1024 * sum(int(found) for found in re.findall(r"(?:Dirty|Writeback): +(\d+) kB", text))
+
+
 def kernel_cmdline() -> str:
     return Path("/proc/cmdline").read_text(errors="surrogateescape").strip()
 

@@ -70,7 +70,8 @@ class Progress:
         """`done` of `whole` bytes of the step are handled."""
         share = min(done / whole, 1.0) if whole else 1.0
         assert self._step is not None
-        self._moved += max(share - self._share, 0.0) * self._step.bytes(self._plan)
+        share = max(share, self._share)
+        self._moved += (share - self._share) * self._step.bytes(self._plan)
         self._share = share
         now = time.monotonic()
         if now - self._written >= _WRITE_EVERY:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from crfs import dress, fatfile, keys, luks, probe, runner, trees
@@ -90,8 +92,23 @@ def _mount_both(context: Context) -> None:
 
 def _copy(context: Context) -> None:
     _mount_both(context)
-    trees.copy(SOURCE_MOUNT, STAGE_MOUNT, lambda done: context.report(done, context.plan.used))
-    runner.run(["sync", "--file-system", str(STAGE_MOUNT)], timeout=3600)
+    _copy_tree(context)
+
+
+def _copy_tree(context: Context) -> None:
+    """Copy and flush. What still waits in memory does not count as copied."""
+
+    def report(done: float) -> None:
+        context.report(max(done - probe.unwritten_bytes(), 0), context.plan.used)
+
+    trees.copy(SOURCE_MOUNT, STAGE_MOUNT, report)
+    flush = ["sync", "--file-system", str(STAGE_MOUNT)]
+    with ThreadPoolExecutor(1) as pool:
+        flushed = pool.submit(runner.run, flush, timeout=24 * 3600)
+        while not flushed.done():
+            report(context.plan.used)
+            time.sleep(1)
+        flushed.result()
 
 
 def _prepare_boot(context: Context) -> None:
@@ -220,7 +237,7 @@ def restart_services(context: Context) -> None:
 
 def _settle(context: Context) -> None:
     _mount_both(context)
-    trees.copy(SOURCE_MOUNT, STAGE_MOUNT, lambda done: context.report(done, context.plan.used))
+    _copy_tree(context)
     dress.dress(STAGE_MOUNT, context.plan, context.boot.sealed_key.read_bytes())
     trees.copy_flags(SOURCE_MOUNT, STAGE_MOUNT)
     unmount(STAGE_MOUNT)
