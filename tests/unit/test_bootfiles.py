@@ -168,6 +168,27 @@ ACTS: dict[str, Callable[[BootFiles], None]] = {
 }
 
 
+PLAIN_ROOT, STAGE_ROOT, CRYPT_ROOT = (
+    "PARTUUID=cafe0001-02",
+    "/dev/mapper/cryptstage",
+    "/dev/mapper/cryptrfs",
+)
+# Where the ordinary boot may lead at any cut of an act: to a root that is whole then.
+LEADS_TO = {
+    "arm stage": {PLAIN_ROOT},
+    "stage is default": {PLAIN_ROOT, STAGE_ROOT},
+    "arm root": {STAGE_ROOT},
+    "root is default": {STAGE_ROOT, CRYPT_ROOT},
+    "final": {CRYPT_ROOT},
+    "restore": {CRYPT_ROOT, PLAIN_ROOT},  # done here after all the others
+}
+
+
+def default_root(boot: BootFiles) -> str | None:
+    name = bootfiles.setting(boot.config.read_bytes(), "cmdline") or "cmdline.txt"
+    return bootfiles.token((boot.folder / name).read_text(), "root")
+
+
 @pytest.mark.parametrize("tryboot", [True, False])
 @pytest.mark.parametrize("act", list(ACTS))
 def test_bootable_at_every_cut(
@@ -209,6 +230,7 @@ def test_bootable_at_every_cut(
         assert_bootable(boot)
         initramfs_puts_back(boot)
         assert_bootable(boot)
+        assert default_root(boot) in LEADS_TO[act]
         ACTS[act](boot)
         assert_bootable(boot)
         cut += 1
