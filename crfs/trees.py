@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,10 @@ from crfs import runner
 from crfs.errors import DisagreementError
 
 # From linux/fs.h; the flags that a user or a program sets, not those that ext4 manages itself.
-FS_IOC_GETFLAGS = 0x80086601
-FS_IOC_SETFLAGS = 0x40086602
+# Their numbers hold the size of a C long, which is 4 in a 32-bit Raspberry Pi OS.
+_LONG = struct.calcsize("l") << 16
+FS_IOC_GETFLAGS = 0x80006601 | _LONG
+FS_IOC_SETFLAGS = 0x40006602 | _LONG
 FLAGS_KEPT = (
     0x00000001  # secure deletion
     | 0x00000002  # undelete
