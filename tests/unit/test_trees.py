@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import os
 import shutil
 import socket
@@ -95,6 +96,11 @@ def refile(path: Path) -> None:
     path.touch()
 
 
+def set_nodump(path: Path) -> None:
+    name = os.fsencode(path)
+    trees.set_flags(name, trees.get_flags(name) | NODUMP)
+
+
 def remake(path: Path) -> None:
     path.unlink()
     os.mknod(path, 0o020600, os.makedev(1, 5))
@@ -124,7 +130,7 @@ CHANGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "missing": ("other", lambda path: path.unlink(), "missing"),
     "missing folder": ("folder/below", lambda path: path.rmdir(), "missing"),
     "hard link": ("hard", relink, "no longer a hard link"),
-    "flag": ("other", lambda path: trees.set_flags(os.fsencode(path), NODUMP), "inode flags"),
+    "flag": ("other", set_nodump, "inode flags"),
 }
 
 
@@ -205,6 +211,12 @@ def test_flags_go_where_the_source_has_none(pair: tuple[Path, Path]) -> None:
     trees.set_flags(path, trees.get_flags(path) | NODUMP)
     trees.copy_flags(*pair)
     assert compare(pair).count == 0
+
+
+def test_calls_for_flags_are_those_of_linux_headers() -> None:
+    size = array.array("L").itemsize
+    assert {8: 0x80086601, 4: 0x80046601}[size] == trees.FS_IOC_GETFLAGS
+    assert {8: 0x40086602, 4: 0x40046602}[size] == trees.FS_IOC_SETFLAGS
 
 
 def test_copy_reports_bytes_from_broken_pieces(
