@@ -19,13 +19,14 @@ from crfs.errors import CommandError, HsmError
 KEY_BYTES = 512
 TOOLS = ("zkgrifs", "zklockifs", "zkunlockifs")
 # Both hold the HSM; the tools above talk to it directly and need it for themselves.
-SERVICES = ("zkifc.service", "zkbootrtc.service")
+DAEMON = "zkifc.service"
+SERVICES = (DAEMON, "zkbootrtc.service")
 STATE_FOLDER = Path("/var/lib/zymbit")
 
 _KEY_FOLDER = probe.RUN / "keys"
 _LOOK_AT_LED = (
     "look at the blue LED (it flashes rapidly while the migration holds the HSM), check the "
-    "module's seat and the power supply, then run 'sudo crfs resume'"
+    "module's seat and the power supply, then try again ('sudo crfs resume' if it had begun)"
 )
 
 

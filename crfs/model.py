@@ -18,6 +18,7 @@ from typing import Any
 # The vendor's names, which users know from the FAQ and from lsblk.
 ROOT_MAPPING = "cryptrfs"
 STAGE_MAPPING = "cryptstage"
+STAGE_LABEL = "crfs-stage"
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

@@ -30,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
     decision = dataclasses.replace(decision, plan=plan)
     if args.dry_run:
         print(describe(decision))
-        held = "held by zkifc, not asked in a dry run" if facts.services else _ask_hsm()
+        held = (
+            "held by zkifc, not asked in a dry run" if keys.DAEMON in facts.services else _ask_hsm()
+        )
         print(f"HSM: {held}")
         print("This was a dry run: nothing was changed.")
         return 0

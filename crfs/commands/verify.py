@@ -16,7 +16,7 @@ from crfs.commands import common
 from crfs.errors import CrfsError, VerifyError
 from crfs.fatfile import SUFFIX
 from crfs.journal import FOLDER
-from crfs.model import ROOT_MAPPING
+from crfs.model import ROOT_MAPPING, STAGE_LABEL, STAGE_MAPPING
 from crfs.worker import REPORT
 
 
@@ -87,19 +87,16 @@ def _unlocked() -> str:
 
 
 def _daemon() -> str:
-    unit = keys.SERVICES[0]
+    unit = keys.DAEMON
     return "" if probe.unit_active(unit) else f"{unit} is not active ('systemctl status zkifc')"
 
 
 def _leftovers() -> str:
     boot = probe.boot_mount()
     names = [boot / FOLDER, *boot.glob("crfs-*.txt"), *boot.glob(f"*{SUFFIX}")]
+    names.append(probe.mapping_path(STAGE_MAPPING))
     found = [str(path) for path in names if path.exists()]
-    sticks = [
-        disk.path
-        for disk in probe.disks()
-        if disk.label == "crfs-stage" or probe.mapping_path("cryptstage").exists()
-    ]
+    sticks = [disk.path for disk in probe.disks() if disk.label == STAGE_LABEL]
     return "; ".join([*found, *(f"the copy on {path}" for path in sticks)])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from crfs import dress, fatfile, keys, luks, probe, runner, trees
 from crfs.bootfiles import STAGE
 from crfs.errors import CommandError, DisagreementError, HostError, LayoutError
-from crfs.model import STAGE_MAPPING, Plan
+from crfs.model import STAGE_LABEL, STAGE_MAPPING, Plan
 from crfs.steps.base import (
     SOURCE_MOUNT,
     STAGE_MOUNT,
@@ -45,7 +45,7 @@ def _format_stick(context: Context) -> None:
         for mount in block.mounts:
             runner.run(["umount", mount], data=_CARD_UNTOUCHED)
     runner.run(["wipefs", "--all", stick.path], data=_CARD_UNTOUCHED)
-    luks.format_device(stick.path, plan.uuids.stage_luks, plan.cipher, context.key(), "crfs-stage")
+    luks.format_device(stick.path, plan.uuids.stage_luks, plan.cipher, context.key(), STAGE_LABEL)
     runner.run(["udevadm", "settle", "--timeout=30"])
 
 
