@@ -433,6 +433,6 @@ def _warnings(facts: Facts, card: Block, stick: Block) -> list[str]:
             f"The stick ({human(stick.size)}) is smaller than twice the card "
             f"({human(card.size)}), which the vendor recommends. The copy fits."
         )
-    if not facts.services:
+    if keys.DAEMON not in facts.services:
         warnings.append("zkifc is not active: is the HSM bound (LED once every 3 seconds)?")
     return warnings

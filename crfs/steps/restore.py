@@ -85,10 +85,7 @@ def _restore(context: Context) -> None:
     start = context.record.offset
     before = everything - sum(end - begin for begin, end in blocks.pieces(ranges, start))
 
-    def report(position: int, done: int) -> None:
-        context.report(before + done, everything)
-        context.save(offset=position)
-
+    report = _checkpoint(context, before, everything)
     blocks.copy(mapping(STAGE_MAPPING), mapping(ROOT_MAPPING), ranges, start, report)
     context.save(offset=0)
 
@@ -96,6 +93,16 @@ def _restore(context: Context) -> None:
 def _restored(context: Context) -> bool:
     context.open_root()
     return probe.blkid(mapping(ROOT_MAPPING), "UUID") == context.plan.uuids.stage_fs
+
+
+def _checkpoint(context: Context, before: int, everything: int) -> blocks.Report:
+    """Show the progress, and keep in the journal how much is safely on the medium."""
+
+    def report(position: int, done: int) -> None:
+        context.report(before + done, everything)
+        context.save(offset=position)
+
+    return report
 
 
 def _stage_ranges() -> list[blocks.Range]:
@@ -128,12 +135,7 @@ def _scrub(context: Context) -> None:
     free = [(begin + shift, stop + shift) for begin, stop in blocks.free_ranges(text)]
     if end < part.size:
         free.append((end, part.size))
-    everything = blocks.total(free)
-
-    def report(position: int, done: int) -> None:
-        context.report(done, everything)
-        context.save(offset=position)
-
+    report = _checkpoint(context, 0, blocks.total(free))
     overwritten = blocks.blank(part.path, free, context.record.offset, report)
     context.save(offset=0)
     context.say(f"{probe.human(overwritten)} of the old root had to be overwritten")
