@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from crfs.errors import RehearsalError
-from crfs.rehearsal import debian
+from crfs.rehearsal import debian, foreign
 from crfs.rehearsal.layout import MIB, make_empty, make_fat, partition_disk, run
 from crfs.rehearsal.workbench import MODULES, run_in_uml
 
@@ -33,6 +33,8 @@ def build_base(*, arch: str = "amd64", boot: str = "/boot/firmware", cache: Path
     ]
     parts = [path for path in sorted(GUEST.iterdir()) if path.name not in NOT_IN_BASE]
     sources = [*parts, *makers]
+    if arch != debian.NATIVE:
+        sources += [Path(foreign.__file__), *sorted(foreign.SCRIPTS.iterdir())]
     inputs = [repr((arch, boot, debian.packages(arch))).encode(), *map(read, sources)]
     key = digest(inputs)
     image = cache / f"base-{arch}-{key}.img"
@@ -52,13 +54,17 @@ def build_base(*, arch: str = "amd64", boot: str = "/boot/firmware", cache: Path
         )
         make_fat(unfinished, FAT_START, FAT_BYTES, "bootfs")
         compile_programs(arch, work)
-        environment = setup_environment(work, arch, boot, disk_id)
-        debian.make_tar(arch, work / "root.tar", GUEST / "setup.sh", environment)
+        environment = setup_environment(work, boot, disk_id)
+        tar = work / "root.tar"
+        if arch == debian.NATIVE:
+            debian.install(arch, tar, GUEST / "setup.sh", environment)
+        else:
+            foreign.install(arch, tar, environment)
         run_in_uml(
             (GUEST / "card.sh").read_text(),
             disks=[unfinished],
             mem=1024,
-            timeout=600 if arch == debian.NATIVE else 5400,
+            timeout=600,
             check=True,
             env=environment,
         )
@@ -66,10 +72,9 @@ def build_base(*, arch: str = "amd64", boot: str = "/boot/firmware", cache: Path
     return image
 
 
-def setup_environment(work: Path, arch: str, boot: str, disk_id: str) -> dict[str, str]:
+def setup_environment(work: Path, boot: str, disk_id: str) -> dict[str, str]:
     """What setup.sh and card.sh want to be told; `work` has the compiled programs and the tar."""
     modules = max(MODULES.iterdir())
-    foreign = arch != debian.NATIVE
     return {
         "ROOT_TAR": str(work.resolve() / "root.tar"),
         "GUEST": str(GUEST.resolve()),
@@ -78,7 +83,6 @@ def setup_environment(work: Path, arch: str, boot: str, disk_id: str) -> dict[st
         "BOOT": boot,
         "DISK_ID": disk_id,
         "ROOT_UUID": f"{disk_id}-7069-4f53-8000-63617264{disk_id[:4]}",
-        "FOREIGN": "qemu-aarch64-static" if foreign else "",
         "PYTHON": sys.executable,
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "PYTHONDONTWRITEBYTECODE": "1",

@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -46,21 +45,12 @@ def packages(arch: str) -> list[str]:
     return sorted({*PACKAGES, KERNELS[arch], *depends(CONTROL)})
 
 
-def make_tar(arch: str, tar: Path, setup: Path, environment: Mapping[str, str]) -> None:
-    """Make a Debian for `arch` and write it to `tar`.
+def install(arch: str, tar: Path, setup: Path, environment: Mapping[str, str]) -> None:
+    """Make a Debian for `arch`, run `setup` on it with `environment`, and write it to `tar`.
 
-    Of this machine's own architecture it is a whole system, on which `setup` has been run with
-    `environment`. Of a foreign one it is the first stage of debootstrap: everything is unpacked or
-    ready to be, and all scripts are left to who can run them.
+    This machine has to be able to run the programs of `arch`.
     """
     tar.parent.mkdir(parents=True, exist_ok=True)
-    if arch == NATIVE:
-        _install(arch, tar, setup, environment)
-    else:
-        _unpack(arch, tar)
-
-
-def _install(arch: str, tar: Path, setup: Path, environment: Mapping[str, str]) -> None:
     arguments = ["mmdebstrap", "--variant=apt", f"--architectures={arch}"]
     arguments += [f"--include={','.join(packages(arch))}"]
     arguments += ["--aptopt=APT::Install-Recommends=false", "--dpkgopt=force-confold"]
@@ -73,27 +63,11 @@ def _install(arch: str, tar: Path, setup: Path, environment: Mapping[str, str]) 
         f'--customize-hook=sh {shlex.quote(str(setup))} "$1"',
         *(SUITE, str(tar)),
     ]
-    _run(arguments, {**os.environ, **environment})
+    run(arguments, {**os.environ, **environment})
 
 
-def _unpack(arch: str, tar: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="crfs-foreign-") as name:
-        root = Path(name) / "root"
-        arguments = ["debootstrap", "--foreign", "--variant=minbase", f"--arch={arch}"]
-        _run([*arguments, f"--include={','.join(packages(arch))}", SUITE, str(root)], os.environ)
-        excluded = "".join(f"path-exclude={pattern}\n" for pattern in NOT_UNPACKED)
-        write(root / "etc/dpkg/dpkg.cfg.d/excluded", "force-confold\n" + excluded)
-        write(root / "etc/initramfs-tools/update-initramfs.conf", "update_initramfs=no\n")
-        _run(["tar", "-C", str(root), "--numeric-owner", "-cf", str(tar), "."], os.environ)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file, with the folders that it needs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
-def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+def run(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Run a program that makes a Debian; RehearsalError if it fails."""
     program = shutil.which(arguments[0], path=environment.get("PATH", "") + ":/usr/sbin:/sbin")
     if program is None:
         raise RehearsalError(

@@ -1,0 +1,87 @@
+"""The Debian of a card with a foreign processor, installed in an emulated machine.
+
+Emulating single programs is much slower: an installation starts tens of thousands of them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from crfs.errors import RehearsalError
+from crfs.rehearsal import debian
+from crfs.rehearsal.boards import program
+from crfs.rehearsal.layout import MIB, make_empty
+from crfs.rehearsal.workbench import end_process_group
+
+SCRIPTS = Path(__file__).parent / "guest/foreign"
+MEMORY_MIB = 2560
+TAR_BYTES = 2048 * MIB  # sparse
+TIMEOUT_S = 3600
+COMPLETE = "The system is complete."
+
+
+def install(arch: str, tar: Path, environment: Mapping[str, str]) -> None:
+    """Make a Debian for `arch`, run the guest's setup.sh on it, and write it to `tar`.
+
+    `environment` is what setup.sh wants to be told.
+    """
+    tar.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="foreign-", dir=tar.parent) as name:
+        work = Path(name).resolve()
+        _unpack(arch, work, environment)
+        make_empty(tar, TAR_BYTES)
+        words = [f"{key}={environment[key]}" for key in ("BOOT", "DISK_ID")]
+        _emulate(work, tar, " ".join([*words, f"NOW={time.time():.0f}"]))
+
+
+def _unpack(arch: str, work: Path, environment: Mapping[str, str]) -> None:
+    """Make the kernel and the initramfs that install everything."""
+    excluded = [f"path-exclude={pattern}" for pattern in debian.NOT_UNPACKED]
+    wishes = {
+        "WORK": str(work),
+        "ARCH": arch,
+        "SUITE": debian.SUITE,
+        "PACKAGES": ",".join(debian.packages(arch)),
+        "DPKG_CONFIG": "\n".join(["force-confold", *excluded, ""]),
+    }
+    root = [] if os.geteuid() == 0 else ["fakeroot"]
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    debian.run(
+        [*root, "sh", str(SCRIPTS / "unpack.sh")],
+        {**os.environ, **environment, **wishes, "PATH": path},
+    )
+
+
+def _emulate(work: Path, tar: Path, words: str) -> None:
+    """Run the machine to its end; `words` go to the environment of its first process."""
+    arguments = [program("qemu-system-aarch64", "qemu-system-arm"), "-machine", "virt"]
+    arguments += ["-accel", "tcg,tb-size=512", "-cpu", "cortex-a57", "-m", str(MEMORY_MIB)]
+    arguments += ["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"]
+    arguments += ["-kernel", str(work / "kernel"), "-initrd", str(work / "initramfs")]
+    arguments += ["-append", f"console=ttyAMA0 quiet mitigations=off panic=-1 {words}"]
+    path = str(tar).replace(",", ",,")
+    arguments += ["-drive", f"if=none,id=tar,format=raw,cache=unsafe,file={path}"]
+    arguments += ["-device", "virtio-blk-pci,drive=tar"]
+    console = work / "console"
+    with console.open("wb") as log:
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            process.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise RehearsalError(f"Debian was not installed within {TIMEOUT_S} s.") from None
+        finally:
+            end_process_group(process)
+    said = console.read_text(errors="replace")
+    if COMPLETE not in said:
+        raise RehearsalError(f"Debian could not be installed:\n{said[-4000:]}")
