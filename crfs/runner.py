@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import sh
 
@@ -31,16 +31,15 @@ def run(
     stdin: bytes | None = None,
     timeout: float = 120,
     ok: Sequence[int] = (0,),
-    on_output: Callable[[str], None] | None = None,
     data: str = "The step can be tried again.",
 ) -> bytes:
     """Run a command that changes something; return its standard output.
 
-    `timeout` is in seconds. `on_output` gets the output in pieces as it comes, instead of the
-    caller. `ok` lists the exit codes that count as success. Raises CommandError otherwise, with
-    the command, how it ended, its standard error and `data` (what a failure means for the data).
+    `timeout` is in seconds. `ok` lists the exit codes that count as success. Raises CommandError
+    otherwise, with the command, how it ended, its standard error and `data` (what a failure means
+    for the data).
     """
-    return _start(argv, stdin, timeout, ok, on_output, data)
+    return _start(argv, stdin, timeout, ok, data)
 
 
 def query(argv: Sequence[str], *, timeout: float = 60, ok: Sequence[int] = (0,)) -> str:
@@ -48,7 +47,7 @@ def query(argv: Sequence[str], *, timeout: float = 60, ok: Sequence[int] = (0,))
 
     Raises CommandError like `run`.
     """
-    return _start(argv, None, timeout, ok, None, "Nothing was changed by this.").decode(
+    return _start(argv, None, timeout, ok, "Nothing was changed by this.").decode(
         errors="surrogateescape"
     )
 
@@ -58,7 +57,6 @@ def _start(
     stdin: bytes | None,
     timeout: float,
     ok: Sequence[int],
-    on_output: Callable[[str], None] | None,
     data: str,
 ) -> bytes:
     out, err = io.BytesIO(), io.BytesIO()
@@ -69,9 +67,8 @@ def _start(
             command(
                 *argv[1:],
                 _in=stdin if stdin is not None else nothing,
-                _out=on_output or out,
-                # Progress comes without line ends, so it is handed on by size, not by line.
-                _out_bufsize=512 if on_output else 65536,
+                _out=out,
+                _out_bufsize=65536,
                 _err=err,
                 _env=ENVIRONMENT,
                 _cwd="/",

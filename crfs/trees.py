@@ -10,7 +10,6 @@ import array
 import contextlib
 import fcntl
 import os
-import re
 import stat
 import struct
 from collections.abc import Callable, Iterator
@@ -43,33 +42,20 @@ RSYNC = (
     "rsync", "--archive", "--hard-links", "--acls", "--xattrs", "--sparse", "--numeric-ids",
     "--one-file-system", "--delete", "--inplace", "--whole-file", "--modify-window=-1",
 )  # fmt: skip
-_PROGRESS = re.compile(r"([\d,]+)\s+(\d+)%")
 # 24: a file vanished while it was copied; on a live system that is ordinary.
 _RSYNC_OK = (0, 24)
 
 
-def copy(source: Path, target: Path, report: Callable[[int], None]) -> None:
+def copy(source: Path, target: Path) -> None:
     """Make `target` equal to `source`, flags excepted; only what differs is copied.
 
-    Times are compared to the nanosecond. `report` gets the bytes copied so far. Raises
-    CommandError.
+    Times are compared to the nanosecond. Raises CommandError.
     """
     unlock_tree(target)
-    tail = ""
-
-    def watch(piece: str) -> None:
-        nonlocal tail
-        tail = (tail + piece)[-400:]
-        found = _PROGRESS.findall(tail)
-        if found:
-            report(int(found[-1][0].replace(",", "")))
-
-    argv = [*RSYNC, "--info=progress2", "--no-human-readable"]
     runner.run(
-        [*argv, f"{source}/", f"{target}/"],
+        [*RSYNC, f"{source}/", f"{target}/"],
         timeout=24 * 3600,
         ok=_RSYNC_OK,
-        on_output=watch,
         data="The card is untouched; the copy on the stick is not complete yet.",
     )
 

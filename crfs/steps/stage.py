@@ -96,19 +96,19 @@ def _copy(context: Context) -> None:
 
 
 def _copy_tree(context: Context) -> None:
-    """Copy and flush. What still waits in memory does not count as copied."""
+    """Copy and flush. Progress is what the stage holds; what waits in memory does not count."""
 
-    def report(done: float) -> None:
-        context.report(max(done - probe.unwritten_bytes(), 0), context.plan.used)
+    def work() -> None:
+        trees.copy(SOURCE_MOUNT, STAGE_MOUNT)
+        runner.run(["sync", "--file-system", str(STAGE_MOUNT)], timeout=24 * 3600)
 
-    trees.copy(SOURCE_MOUNT, STAGE_MOUNT, report)
-    flush = ["sync", "--file-system", str(STAGE_MOUNT)]
     with ThreadPoolExecutor(1) as pool:
-        flushed = pool.submit(runner.run, flush, timeout=24 * 3600)
-        while not flushed.done():
-            report(context.plan.used)
-            time.sleep(1)
-        flushed.result()
+        working = pool.submit(work)
+        while not working.done():
+            written = probe.used_bytes(str(STAGE_MOUNT))[0] - probe.unwritten_bytes()
+            context.report(max(written, 0), context.plan.used)
+            time.sleep(0.5)
+        working.result()
 
 
 def _prepare_boot(context: Context) -> None:

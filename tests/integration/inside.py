@@ -94,7 +94,7 @@ def test_trees_copy_everything_there_is(opened: str, folder: Path, tmp_path: Pat
     stage = tmp_path / "stage"
     try:
         for _ in range(2):  # the second pass meets immutable files
-            trees.copy(folder, stage, lambda done: None)
+            trees.copy(folder, stage)
             trees.copy_flags(folder, stage)
             found = trees.compare(folder, stage, lambda name: False, lambda done: None)
             assert found.examples == []

@@ -107,22 +107,6 @@ def test_only_the_fixed_path_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert runner.run(["true"]) == b""
 
 
-def test_output_comes_in_pieces() -> None:
-    """Progress has no line ends."""
-    pieces: list[str] = []
-    script = "for i in 1 2 3; do printf '%600s\\r' $i; sleep 0.1; done"
-    assert runner.run(["sh", "-c", script], on_output=pieces.append) == b""
-    assert "".join(pieces).split() == ["1", "2", "3"]
-    assert len(pieces) > 1
-
-
-def test_pieces_may_break_a_character() -> None:
-    """A piece ends anywhere, also inside a file name's character."""
-    pieces: list[str] = []
-    runner.run(["sh", "-c", "printf 'x%s\\377' $(yes ä | head -c 3001)"], on_output=pieces.append)
-    assert "".join(pieces).startswith("x")
-
-
 def test_key_is_not_in_the_logs(caplog: pytest.LogCaptureFixture) -> None:
     secret = b"0123456789abcdef-the-key"
     with caplog.at_level(logging.DEBUG):
