@@ -239,7 +239,7 @@ class VirtualPi:
         # A plain shell that echoes and prompts nothing; the kernel and systemd keep quiet, too.
         plain = "PS1= PS2= TERM=dumb SYSTEMD_COLORS=0 SYSTEMD_PAGER="
         self.console.send(f"stty -echo; exec env {plain} sh -s\n")
-        self.run("sudo sh -c 'dmesg -n 1; kill -s RTMIN+21 1'", timeout=timeout)
+        self.run("sudo bash -c 'dmesg -n 1; kill -s RTMIN+21 1'", timeout=timeout)
 
     def run(
         self, command: str, timeout: float = COMMAND_S, *, wait: bool = True

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from crfs import keys, luks, probe, runner
+import os
+
+from crfs import blocks, keys, luks, probe, runner
 from crfs.bootfiles import ROOT
 from crfs.errors import DisagreementError, StickError
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING
-from crfs.steps.base import Context, Step, mapping
+from crfs.steps.base import Context, Step, filesystem_bytes, mapping
 
 
 def _make_root_default(context: Context) -> None:
@@ -34,8 +36,14 @@ def _erase_stick(context: Context) -> None:
 
 
 def _grow(context: Context) -> None:
+    path = mapping(ROOT_MAPPING)
+    if blocks.device_size(path) - filesystem_bytes(context.plan) < 2**20:
+        return
+    times = os.stat("/")
     # On the mounted filesystem this is journaled by the kernel, so that a cut cannot harm it.
-    runner.run(["resize2fs", mapping(ROOT_MAPPING)], timeout=3600)
+    runner.run(["resize2fs", path], timeout=3600)
+    # resize2fs tries a file in the mount point to see whether it is writable.
+    os.utime("/", ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def _finish_boot(context: Context) -> None:
