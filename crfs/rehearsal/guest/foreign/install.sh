@@ -59,6 +59,8 @@ sh "$GUEST/setup.sh" /
 
 say "writing the tar"
 modprobe -a virtio_pci virtio_blk
+[ -b /dev/vda ]
+umount -l /sys  # it changes while tar reads it
 rm -rf /run/* /tmp/*
 tar -C / --numeric-owner --xattrs --xattrs-include='*' --one-file-system \
     --exclude=./build --exclude=./init -cf /dev/vda .
