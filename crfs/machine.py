@@ -87,8 +87,7 @@ class Migration:
         brought together.
         """
         record = self.context.record
-        uuids = record.plan.uuids
-        where = probe.running_from(uuids.root_luks, uuids.stage_luks)
+        where = self.context.where()
         same_boot = record.boot_id == probe.boot_id()
         match (self.state, where):
             case ("staging", bootfiles.PLAIN) | ("restoring", bootfiles.STAGE):

@@ -166,7 +166,7 @@ def _still_finished(context: Context, state: str, step: Step) -> tuple[str, ...]
 
 def _reboot(context: Context, shown: progress.Progress, log: Any, *, trial: bool) -> int:
     """Reboot; with firmware that knows it, into a trial."""
-    if _where(context) == bootfiles.PLAIN:
+    if context.where() == bootfiles.PLAIN:
         close_stage()
     log.info("rebooting now; the work goes on by itself", kind="rebooting")
     shown.settle(context.record.state, "rebooting")
@@ -183,7 +183,7 @@ def _halt(migration: Migration, shown: progress.Progress, log: Any, halt: Halt) 
     context = migration.context
     # Running from another root in these states is a disagreement: nothing may be touched then.
     in_phase_1 = (
-        migration.state in (STAGING, SETTLING, TRYING_STAGE) and _where(context) == bootfiles.PLAIN
+        migration.state in (STAGING, SETTLING, TRYING_STAGE) and context.where() == bootfiles.PLAIN
     )
     if in_phase_1:
         # Before anything can write to the root again: the copy is about to be out of date.
@@ -195,11 +195,6 @@ def _halt(migration: Migration, shown: progress.Progress, log: Any, halt: Halt) 
         close_stage()
         restart_services(context)
     return halt.code
-
-
-def _where(context: Context) -> str:
-    uuids = context.plan.uuids
-    return probe.running_from(uuids.root_luks, uuids.stage_luks)
 
 
 def halt_of(failure: CrfsError) -> Halt:
@@ -250,7 +245,7 @@ def _roll_back(context: Context, shown: progress.Progress, log: Any) -> int:
             advice="'sudo crfs resume'",
         )
     context.boot.restore()
-    if _where(context) == bootfiles.STAGE:
+    if context.where() == bootfiles.STAGE:
         log.info("going back to the card; the rest follows there")
         return _reboot(context, shown, log, trial=False)
     close_stage()

@@ -6,7 +6,6 @@ Emulating single programs is much slower: an installation starts tens of thousan
 from __future__ import annotations
 
 import os
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from crfs.errors import RehearsalError
 from crfs.rehearsal import debian
 from crfs.rehearsal.boards import program
 from crfs.rehearsal.layout import MIB, make_empty
-from crfs.rehearsal.workbench import end_process_group
+from crfs.rehearsal.workbench import run_limited
 
 SCRIPTS = Path(__file__).parent / "guest/foreign"
 MEMORY_MIB = 3072
@@ -67,20 +66,8 @@ def _emulate(work: Path, tar: Path, words: str) -> None:
     arguments += ["-drive", f"if=none,id=tar,format=raw,cache=unsafe,file={path}"]
     arguments += ["-device", "virtio-blk-pci,drive=tar"]
     console = work / "console"
-    with console.open("wb") as log:
-        process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            process.wait(TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            raise RehearsalError(f"Debian was not installed within {TIMEOUT_S} s.") from None
-        finally:
-            end_process_group(process)
+    if not run_limited(arguments, console, TIMEOUT_S):
+        raise RehearsalError(f"Debian was not installed within {TIMEOUT_S} s.")
     said = console.read_text(errors="replace")
     if COMPLETE not in said:
         raise RehearsalError(f"Debian could not be installed:\n{said[-4000:]}")

@@ -112,7 +112,7 @@ def run_in_uml(
         arguments += [f"init={work}/init", f"uml_dir={work}/", "umid=workbench"]
         arguments += ["con=null", "con0=null,fd:1", "quiet", "panic=1"]
         console = work / "console"
-        in_time = _run_limited(arguments, console, timeout)
+        in_time = run_limited(arguments, console, timeout)
         output = _text(work / "output")
         code = _text(work / "code").strip()
         if not code:
@@ -175,7 +175,7 @@ def _disk_arguments(disks: Sequence[Path], work: Path, keep_writes: bool) -> lis
     return arguments
 
 
-def _run_limited(arguments: Sequence[str], console: Path, timeout: float) -> bool:
+def run_limited(arguments: Sequence[str], console: Path, timeout: float) -> bool:
     """Run a program in a session of its own; end all of it if `timeout` passes. In time?"""
     with console.open("wb") as log:
         process = subprocess.Popen(

@@ -70,6 +70,10 @@ class Context:
             self._key = keys.unseal(self.boot.sealed_key.read_bytes())
         return self._key
 
+    def where(self) -> str:
+        """Which root this boot runs from: `bootfiles.PLAIN`, `STAGE` or `ROOT`."""
+        return probe.running_from(self.plan.uuids.root_luks, self.plan.uuids.stage_luks)
+
     def open_stage(self) -> None:
         """Open the stick's mapping, by the UUID of its header."""
         if probe.luks_of_mapping(STAGE_MAPPING) != self.plan.uuids.stage_luks:
@@ -81,6 +85,11 @@ class Context:
         if probe.luks_of_mapping(ROOT_MAPPING) != self.plan.uuids.root_luks:
             device = probe.root_partition(self.plan.card)
             luks.open_mapping(device.path, ROOT_MAPPING, self.plan.uuids.root_luks, self.key())
+
+
+def used(plan: Plan) -> float:
+    """The weight of a step that handles all that the root holds, bytes."""
+    return plan.used
 
 
 def mapping(name: str) -> str:

@@ -12,10 +12,7 @@ from crfs.steps.base import Context, Step, filesystem_bytes, mapping
 
 
 def _make_root_default(context: Context) -> None:
-    uuids = context.plan.uuids
-    if probe.running_from(uuids.root_luks, uuids.stage_luks) != ROOT or not probe.unlocked_by_hsm(
-        ROOT_MAPPING
-    ):
+    if context.where() != ROOT or not probe.unlocked_by_hsm(ROOT_MAPPING):
         raise DisagreementError(
             "This boot does not run from cryptrfs, unlocked by the HSM.",
             data="Stick and card are as phase 2 left them.",

@@ -10,7 +10,7 @@ from crfs import blocks, luks, probe, runner
 from crfs.bootfiles import ROOT, STAGE
 from crfs.errors import CommandError, DisagreementError
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan
-from crfs.steps.base import Context, Step, filesystem_bytes, mapping
+from crfs.steps.base import Context, Step, filesystem_bytes, mapping, used
 
 _STAGE_WHOLE = "The verified copy on the stick is whole; this system runs from it."
 
@@ -26,8 +26,7 @@ def _stage_is_default(context: Context) -> bool:
 def _discard_root(context: Context) -> None:
     """The point of no return; everything that justifies it is asked once more."""
     plan = context.plan
-    source = probe.running_from(plan.uuids.root_luks, plan.uuids.stage_luks)
-    if source != STAGE or not probe.unlocked_by_hsm(STAGE_MAPPING):
+    if context.where() != STAGE or not probe.unlocked_by_hsm(STAGE_MAPPING):
         raise DisagreementError(
             "This boot does not run from the stick, unlocked by the HSM.",
             data="The card's root was not touched by this.",
@@ -151,10 +150,6 @@ def _arm(context: Context) -> None:
     context.boot.arm(ROOT)
 
 
-def _used(plan: Plan) -> float:
-    return plan.used
-
-
 def _unused(plan: Plan) -> float:
     return max(filesystem_bytes(plan) - plan.used, 0)
 
@@ -188,14 +183,14 @@ RESTORING = (
         why="block by block, so that every byte and attribute is the same",
         do=_restore,
         present=_restored,
-        bytes=_used,
+        bytes=used,
     ),
     Step(
         id="compare-root",
         title="Read the card back and compare it with the stick",
         why="the stick is only given up for a card that is proven whole",
         do=_compare,
-        bytes=_used,
+        bytes=used,
     ),
     Step(
         id="scrub",

@@ -11,7 +11,7 @@ from pathlib import Path
 from crfs import dress, fatfile, keys, luks, probe, runner, trees
 from crfs.bootfiles import STAGE
 from crfs.errors import CommandError, DisagreementError, HostError, LayoutError
-from crfs.model import STAGE_LABEL, STAGE_MAPPING, Plan
+from crfs.model import STAGE_LABEL, STAGE_MAPPING
 from crfs.steps.base import (
     SOURCE_MOUNT,
     STAGE_MOUNT,
@@ -20,6 +20,7 @@ from crfs.steps.base import (
     filesystem_bytes,
     mapping,
     unmount,
+    used,
 )
 
 _CARD_UNTOUCHED = "The card is untouched."
@@ -277,10 +278,6 @@ def _arm(context: Context) -> None:
     context.boot.arm(STAGE)
 
 
-def _used(plan: Plan) -> float:
-    return plan.used
-
-
 STAGING = (
     Step(
         id="seal-key",
@@ -309,7 +306,7 @@ STAGING = (
         title="Copy the root to the stick while the system stays in use",
         why="most of the work is done before any service has to stop",
         do=_copy,
-        bytes=_used,
+        bytes=used,
     ),
     Step(
         id="prepare-boot",
@@ -341,7 +338,7 @@ SETTLING = (
         title="Read the stick back and compare it with the card",
         why="the card's root is only given up for a copy that is proven whole",
         do=_compare,
-        bytes=_used,
+        bytes=used,
     ),
 )
 
