@@ -3,73 +3,135 @@
 The source must not change meanwhile (the stage is read-only in phase 2). A copy is therefore the
 same filesystem bit for bit: contents, metadata, holes, flags, inode numbers. Progress is a byte
 offset, so a copy goes on where it was cut.
+
+All reading and writing goes past the page cache (O_DIRECT): what is compared comes from the
+medium, a small Pi's memory is left to others, and dm-crypt gets large requests instead of pages.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from crfs import runner
 from crfs.errors import DisagreementError, HostError
+from crfs.streams import in_order
 
-PIECE = 4 * 2**20  # bytes read and written at once
-SYNC_EVERY = 64 * 2**20  # bytes between two flushes, the most that a cut can cost
+PIECE = 2 * 2**20  # bytes read and written at once
+SYNC_EVERY = 32 * 2**20  # bytes between two flushes, the most that a cut can cost
 
 Range = tuple[int, int]  # start and end in bytes, end excluded
 Report = Callable[[int, int], None]  # position in the device, bytes done so far
 
 
-def parse_dumpe2fs(text: str) -> tuple[int, int, list[Range]]:
-    """Block size, block count and free block ranges (first, last) of dumpe2fs' output.
+@dataclass(frozen=True)
+class Layout:
+    """An ext4 filesystem as `dumpe2fs` tells of it; ranges are of bytes, in order."""
 
+    size: int  # bytes
+    used: list[Range]  # what has to be copied
+    free: list[Range]  # everything else
+
+
+def layout(path: str) -> Layout:
+    """What of the filesystem on a device has to be copied. Raises CommandError, HostError."""
+    text = runner.query(["dumpe2fs", path], timeout=300)
+    journal = runner.query(["debugfs", "-R", "dump_extents -l <8>", path], timeout=300)
+    return parse_layout(text, journal)
+
+
+def size_of(path: str) -> int:
+    """Size in bytes of the ext4 filesystem on a device. Raises CommandError, HostError."""
+    block, count = _geometry(runner.query(["dumpe2fs", "-h", path], timeout=300))
+    return block * count
+
+
+def parse_layout(text: str, journal: str = "") -> Layout:
+    """The layout out of the output of dumpe2fs, and of debugfs' list of the journal's extents.
+
+    What need not be copied: blocks named free; the part of an inode table that no inode has used
+    yet, where the kernel is still to clear it (mke2fs, "lazy_itable_init"); the journal's blocks
+    after its first, where nothing waits in it to be replayed. Everything else counts as used.
     Raises HostError where the output lacks a part.
     """
+    size, count = _geometry(text)
+    spare = [*_free_blocks(text), *_unused_tables(text, size)]
+    if re.search(r"^Journal start:\s+0$", text, re.MULTILINE):
+        spare += _journal_body(journal)
+    used: list[Range] = []
+    free: list[Range] = []
+    position = 0
+    for first, last in sorted(spare):
+        if first > last or last >= count:
+            raise _not_understood()
+        if first > position:
+            used.append((position * size, first * size))
+        begin = max(first, position) * size
+        position = max(position, last + 1)
+        if free and free[-1][1] == begin:
+            free[-1] = (free[-1][0], position * size)
+        elif begin < position * size:
+            free.append((begin, position * size))
+    if position < count:
+        used.append((position * size, count * size))
+    return Layout(size * count, used, free)
+
+
+def _geometry(text: str) -> tuple[int, int]:
+    """Block size in bytes and number of blocks."""
     size = re.search(r"^Block size:\s+(\d+)$", text, re.MULTILINE)
     count = re.search(r"^Block count:\s+(\d+)$", text, re.MULTILINE)
     if not size or not count or not int(size[1]):
-        raise HostError(
-            "The output of dumpe2fs cannot be understood.",
-            data="Nothing was changed by this.",
-            advice="check that e2fsprogs is installed as your system has it, then "
-            "'sudo crfs resume'",
-        )
-    free = []
+        raise _not_understood()
+    return int(size[1]), int(count[1])
+
+
+def _not_understood() -> HostError:
+    return HostError(
+        "The output of dumpe2fs cannot be understood.",
+        data="Nothing was changed by this.",
+        advice="check that e2fsprogs is installed as your system has it, then 'sudo crfs resume'",
+    )
+
+
+def _free_blocks(text: str) -> Iterator[tuple[int, int]]:
+    """First and last of each run of free blocks."""
     for line in re.findall(r"^ +Free blocks: (.*)$", text, re.MULTILINE):
         for first, last in re.findall(r"(\d+)(?:-(\d+))?", line):
-            free.append((int(first), int(last or first)))
-    return int(size[1]), int(count[1]), sorted(free)
+            yield int(first), int(last or first)
 
 
-def used_ranges(text: str) -> list[Range]:
-    """Byte ranges in use; everything that is not named free counts as used."""
-    size, count, free = parse_dumpe2fs(text)
-    used, position = [], 0
-    for first, last in free:
-        if first > position:
-            used.append((position * size, first * size))
-        position = max(position, last + 1)
-    if position < count:
-        used.append((position * size, count * size))
-    return used
+def _unused_tables(text: str, size: int) -> Iterator[tuple[int, int]]:
+    """The blocks at the end of inode tables that hold no inode and are not cleared yet."""
+    inode = re.search(r"^Inode size:\s+(\d+)$", text, re.MULTILINE)
+    per_group = re.search(r"^Inodes per group:\s+(\d+)$", text, re.MULTILINE)
+    if not inode or not per_group:
+        return
+    for group in re.split(r"^Group ", text, flags=re.MULTILINE)[1:]:
+        head = group.partition("\n")[0]
+        table = re.search(r"^ +Inode table at (\d+)-(\d+)", group, re.MULTILINE)
+        unused = re.search(r", (\d+) unused inodes$", group, re.MULTILINE)
+        if not table or not unused or "ITABLE_ZEROED" in head:
+            continue
+        begun = (int(per_group[1]) - int(unused[1])) * int(inode[1])
+        first, last = int(table[1]) + -(-begun // size), int(table[2])
+        if first <= last:
+            yield first, last
 
 
-def free_ranges(text: str) -> list[Range]:
-    """Byte ranges of the filesystem that hold nothing."""
-    size, _, free = parse_dumpe2fs(text)
-    return [(first * size, (last + 1) * size) for first, last in free]
-
-
-def dumpe2fs(path: str) -> str:
-    return runner.query(["dumpe2fs", path], timeout=300)
-
-
-def filesystem_bytes(text: str) -> int:
-    size, count, _ = parse_dumpe2fs(text)
-    return size * count
+def _journal_body(text: str) -> Iterator[tuple[int, int]]:
+    """The journal's blocks but the first, which holds its superblock."""
+    row = r"^ *\d+/ *\d+ +\d+/ *\d+ +(\d+) - +\d+ +(\d+) - +(\d+) +\d+ *$"
+    for logical, first, last in re.findall(row, text, re.MULTILINE):
+        skipped = 1 if logical == "0" else 0
+        if int(first) + skipped <= int(last):
+            yield int(first) + skipped, int(last)
 
 
 def total(ranges: list[Range]) -> int:
@@ -88,114 +150,122 @@ def copy(source: str, target: str, ranges: list[Range], offset: int, report: Rep
 
     `report` is called with a position only when everything before it is on the medium.
     """
-    reader = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    writer = os.open(target, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        done = unsynced = 0
-        for begin, end in pieces(ranges, offset):
-            write_at(writer, read_at(reader, begin, end), begin)
-            _forget(reader, begin, end)
-            done += end - begin
-            unsynced += end - begin
-            if unsynced >= SYNC_EVERY:
-                os.fdatasync(writer)
-                _forget(writer, 0, 0)
-                unsynced = 0
-                report(end, done)
-        os.fdatasync(writer)
-        report(max((end for _, end in ranges), default=0), done)
-    finally:
-        os.close(reader)
-        os.close(writer)
+    with _opened(source, os.O_RDONLY) as reader, _opened(target, os.O_WRONLY) as writer:
+        buffers = _Buffers()
+
+        def move(piece: Range) -> None:
+            content = buffers.read(0, reader, piece)
+            _write(writer, content, piece[0])
+
+        _checkpointed(in_order(move, pieces(ranges, offset)), ranges, writer, report)
+
+
+def _checkpointed(
+    done_pieces: Iterator[tuple[Range, object]], ranges: list[Range], writer: int, report: Report
+) -> None:
+    """Flush and report every SYNC_EVERY bytes, and at the end."""
+    done = unsynced = 0
+    for (begin, end), _ in done_pieces:
+        done += end - begin
+        unsynced += end - begin
+        if unsynced >= SYNC_EVERY:
+            os.fdatasync(writer)
+            unsynced = 0
+            report(end, done)
+    os.fdatasync(writer)
+    report(max((end for _, end in ranges), default=0), done)
 
 
 def compare(left: str, right: str, ranges: list[Range], report: Report) -> None:
-    """Read both devices past the page cache; raise DisagreementError at the first difference."""
-    descriptors = [
-        os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC) for path in (left, right)
-    ]
-    buffers = [mmap.mmap(-1, PIECE) for _ in descriptors]
-    try:
+    """Read the ranges of both devices; raise DisagreementError at the first difference."""
+    with _opened(left, os.O_RDONLY) as one, _opened(right, os.O_RDONLY) as two:
+        buffers = _Buffers()
+
+        def same(piece: Range) -> bool:
+            return bytes(buffers.read(0, one, piece)) == bytes(buffers.read(1, two, piece))
+
         done = 0
-        for begin, end in pieces(ranges):
-            size = end - begin
-            for descriptor, buffer in zip(descriptors, buffers, strict=True):
-                _read_direct(descriptor, buffer, begin, size)
-            if memoryview(buffers[0])[:size] != memoryview(buffers[1])[:size]:
+        for (begin, end), equal in in_order(same, pieces(ranges)):
+            if not equal:
                 raise DisagreementError(
                     f"{right} differs from {left} between bytes {begin} and {end}.",
                     data="The verified copy on the stick is whole.",
                     advice="'sudo crfs resume' copies again; if it happens again, the card is "
                     "failing: replace it",
                 )
-            done += size
+            done += end - begin
             report(end, done)
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
 
 
-def blank(path: str, ranges: list[Range], offset: int, report: Report) -> int:
+def blank(
+    path: str,
+    ranges: list[Range],
+    offset: int,
+    report: Report,
+    may_write: Callable[[], None] = lambda: None,
+) -> int:
     """See to it that the ranges hold nothing; return how many bytes had to be overwritten.
 
     After a discard most cards read as all zeros or all ones; what does not is overwritten with
-    zeros. Flushed like `copy`.
+    zeros. Flushed like `copy`. `may_write` is asked before each overwriting and raises if the
+    ranges are no longer free.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        done = overwritten = unsynced = 0
-        for begin, end in pieces(ranges, offset):
-            content = read_at(descriptor, begin, end)
-            if not is_blank(content):
-                write_at(descriptor, bytes(end - begin), begin)
-                overwritten += end - begin
-            _forget(descriptor, begin, end)
-            done += end - begin
-            unsynced += end - begin
-            if unsynced >= SYNC_EVERY:
-                os.fdatasync(descriptor)
-                unsynced = 0
-                report(end, done)
-        os.fdatasync(descriptor)
-        report(max((end for _, end in ranges), default=0), done)
+    with _opened(path, os.O_RDWR) as descriptor:
+        buffers = _Buffers()
+        overwritten = 0
+
+        def clear(piece: Range) -> int:
+            content = buffers.read(0, descriptor, piece)
+            if is_blank(bytes(content)):
+                return 0
+            may_write()
+            content[:] = bytes(len(content))
+            _write(descriptor, content, piece[0])
+            return len(content)
+
+        def counted() -> Iterator[tuple[Range, object]]:
+            nonlocal overwritten
+            for piece, wrote in in_order(clear, pieces(ranges, offset)):
+                overwritten += wrote
+                yield piece, wrote
+
+        _checkpointed(counted(), ranges, descriptor, report)
         return overwritten
-    finally:
-        os.close(descriptor)
 
 
 def is_blank(content: bytes) -> bool:
     """All zeros or all ones, as erased flash reads."""
-    return not content.strip(b"\0") or not content.strip(b"\xff")
+    first = content[:1]
+    return first in (b"", b"\0", b"\xff") and content == first * len(content)
 
 
-def read_at(descriptor: int, begin: int, end: int) -> bytes:
-    """Exactly the bytes from begin to end. Raises OSError."""
-    content = os.pread(descriptor, end - begin, begin)
-    while len(content) < end - begin:
-        more = os.pread(descriptor, end - begin - len(content), begin + len(content))
-        if not more:
+class _Buffers(threading.local):
+    """Aligned memory for O_DIRECT, a pair for each thread that asks."""
+
+    def __init__(self) -> None:
+        self._memory = [mmap.mmap(-1, PIECE) for _ in range(2)]
+
+    def read(self, which: int, descriptor: int, piece: Range) -> memoryview:
+        """Exactly the bytes of a piece, valid until this thread reads again. Raises OSError."""
+        begin, end = piece
+        view = memoryview(self._memory[which])[: end - begin]
+        if os.preadv(descriptor, [view], begin) != end - begin:
             raise OSError(5, "the device ends too early")
-        content += more
-    return content
+        return view
 
 
-def write_at(descriptor: int, content: bytes, begin: int) -> None:
-    """All of the content at a position. Raises OSError."""
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(descriptor, view, begin)
-        view, begin = view[written:], begin + written
+def _write(descriptor: int, content: memoryview, begin: int) -> None:
+    if os.pwrite(descriptor, content, begin) != len(content):
+        raise OSError(5, "the device took less than it was given")
 
 
-def _read_direct(descriptor: int, buffer: mmap.mmap, begin: int, size: int) -> None:
-    got = os.preadv(descriptor, [memoryview(buffer)[:size]], begin)
-    if got != size:
-        raise OSError(5, "the device ends too early")
-
-
-def _forget(descriptor: int, begin: int, end: int) -> None:
-    """Leave the memory to others: nothing of this is read twice."""
-    os.posix_fadvise(descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)
+@contextlib.contextmanager
+def _opened(path: str, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags | os.O_DIRECT | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def device_size(path: str | Path) -> int:

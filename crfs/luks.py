@@ -10,6 +10,7 @@ from crfs.model import Cipher
 _PBKDF = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
 HEADER_BYTES = 16 * 2**20  # cryptsetup's default data offset for LUKS2
 BLOCK = 4096  # of the filesystem inside, bytes
+INODE_BYTES = 256  # mke2fs's default
 
 AES = Cipher("aes-xts-plain64", 512)
 ADIANTUM_12 = Cipher("xchacha12,aes-adiantum-plain64", 256)

@@ -81,7 +81,8 @@ class Plan:
     cipher: Cipher
     boot: Boot
     used: int  # bytes in use on the root filesystem
-    inodes: int  # the root filesystem's inode count; the copy gets as many
+    inodes: int  # of the root filesystem, used and free; the encrypted one gets about as many
+    files: int  # inodes in use
     label: str  # of the root filesystem
     services: tuple[str, ...]  # of the vendor's, those active before
     kept_units: tuple[str, ...]  # network and ssh, as enabled: they run in the small system too

@@ -26,7 +26,7 @@ UNIT = "cfg_SD_crfs.service"
 # Commands that the migration calls, and the Debian package of each.
 COMMANDS = {
     "blkid": "util-linux", "blkdiscard": "util-linux", "cryptsetup": "cryptsetup-bin",
-    "dumpe2fs": "e2fsprogs", "e2fsck": "e2fsprogs", "lsblk": "util-linux",
+    "debugfs": "e2fsprogs", "dumpe2fs": "e2fsprogs", "e2fsck": "e2fsprogs", "lsblk": "util-linux",
     "lsinitramfs": "initramfs-tools", "mkfs.ext4": "e2fsprogs", "mkinitramfs": "initramfs-tools",
     "resize2fs": "e2fsprogs", "rsync": "rsync", "systemctl": "systemd", "udevadm": "udev",
     "wipefs": "util-linux",
@@ -37,7 +37,6 @@ DRACUT = Path("/usr/bin/dracut")
 INITRAMFS_ROOM = 24 * 2**20
 # The filesystem's own tables take a part of the stick.
 _FILESYSTEM_SHARE = 0.05
-_INODE_BYTES = 256
 _DESKTOP_MOUNTS = ("/media/", "/run/media/")
 
 
@@ -74,6 +73,7 @@ class Facts:
     has_journal: bool
     used: int
     inodes: int
+    files: int
     tryboot: bool
     kernel: str
     services: tuple[str, ...]
@@ -91,7 +91,7 @@ def gather() -> Facts:
     config = (folder / "config.txt").read_bytes() if folder else b""
     cmdline = folder / cmdline_name(config) if folder else None
     sizes = [path.stat().st_size for path in folder.glob("init*")] if folder else []
-    used, inodes = probe.used_bytes()
+    usage = probe.usage()
     return Facts(
         disks=tuple(probe.disks()),
         root=probe.root_source(),
@@ -110,8 +110,9 @@ def gather() -> Facts:
         has_state_folder=keys.STATE_FOLDER.is_dir(),
         unit_enabled=probe.unit_enabled(UNIT),
         has_journal=bool(folder and Journal(folder).exists()),
-        used=used,
-        inodes=inodes,
+        used=usage.used,
+        inodes=usage.inodes,
+        files=usage.files,
         tryboot=probe.firmware_has_tryboot(),
         kernel=probe.kernel_release(),
         services=keys.active_services(),
@@ -177,6 +178,7 @@ def make_plan(facts: Facts, wanted: Wanted, cipher: Cipher = luks.AES) -> Decisi
         ),
         used=facts.used,
         inodes=facts.inodes,
+        files=facts.files,
         label=probe.printable(root.label)[:16],
         services=facts.services,
         kept_units=facts.kept_units,
@@ -397,8 +399,8 @@ def _check_stick(facts: Facts, stick: Block, wanted: Wanted) -> tuple[str, ...]:
                 f"{block.path} on the stick is open ({block.kind}).",
                 advice=f"close it, for example 'sudo cryptsetup close {Path(block.path).name}'",
             )
-    needed = int(facts.used * (1 + _FILESYSTEM_SHARE)) + luks.HEADER_BYTES + 32 * 2**20
-    needed += facts.inodes * _INODE_BYTES
+    needed = int(facts.used * (1 + _FILESYSTEM_SHARE)) + luks.HEADER_BYTES + 96 * 2**20
+    needed += facts.files * luks.INODE_BYTES * 5 // 4
     if stick.size < needed:
         raise StickError(
             f"The stick is too small: {human(stick.size)}; the copy needs {human(needed)}.",

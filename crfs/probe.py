@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyudev
 
@@ -343,10 +343,21 @@ def blkid(path: str, tag: str) -> str:
     ).strip()
 
 
-def used_bytes(folder: str = "/") -> tuple[int, int]:
-    """Bytes in use and number of inodes of a mounted filesystem."""
+class Usage(NamedTuple):
+    """What a mounted filesystem holds, and what it could."""
+
+    used: int  # bytes
+    free: int  # bytes, those kept for root included
+    inodes: int  # used and free
+    files: int  # inodes in use
+
+
+def usage(folder: str = "/") -> Usage:
+    """How full a mounted filesystem is."""
     facts = os.statvfs(folder)
-    return (facts.f_blocks - facts.f_bfree) * facts.f_frsize, facts.f_files
+    block, files = facts.f_frsize, facts.f_files - facts.f_ffree
+    used = (facts.f_blocks - facts.f_bfree) * block
+    return Usage(used, facts.f_bfree * block, facts.f_files, files)
 
 
 def find_card(card: Card) -> Block:

@@ -95,6 +95,8 @@ class Progress:
 
     def settle(self, state: str, message: str = "") -> None:
         """No step is running: the run stopped, reboots or is done."""
+        if self._step:
+            self._before += self._share * self._step.bytes(self._plan)
         self._state, self._step = state, None
         self._write(message)
 

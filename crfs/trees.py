@@ -12,12 +12,16 @@ import fcntl
 import os
 import stat
 import struct
+import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 
 from crfs import runner
 from crfs.errors import DisagreementError
+from crfs.streams import in_order
 
 # From linux/fs.h; the flags that a user or a program sets, not those that ext4 manages itself.
 # Their numbers hold the size of a C long, which is 4 in a 32-bit Raspberry Pi OS.
@@ -49,9 +53,9 @@ _RSYNC_OK = (0, 24)
 def copy(source: Path, target: Path) -> None:
     """Make `target` equal to `source`, flags excepted; only what differs is copied.
 
-    Times are compared to the nanosecond. Raises CommandError.
+    Times are compared to the nanosecond. What `copy_flags` has locked has to be unlocked before.
+    Raises CommandError.
     """
-    unlock_tree(target)
     runner.run(
         [*RSYNC, f"{source}/", f"{target}/"],
         timeout=24 * 3600,
@@ -86,23 +90,126 @@ def copy_flags(source: Path, target: Path) -> None:
 def walk(root: Path) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
     """Every entry below root on its filesystem: relative name, path, lstat. Sorted, parents first.
 
-    Names are bytes: they need not be UTF-8.
+    Names are bytes: they need not be UTF-8. What vanishes meanwhile is left out.
     """
     top = os.fsencode(root)
     device = os.lstat(top).st_dev
     pending = [b""]
     while pending:
         folder = pending.pop()
-        with os.scandir(os.path.join(top, folder)) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
+        try:
+            with os.scandir(os.path.join(top, folder)) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            continue
         below = []
         for entry in found:
             name = os.path.join(folder, entry.name)
-            facts = entry.stat(follow_symlinks=False)
+            try:
+                facts = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
             yield name, entry.path, facts
             if stat.S_ISDIR(facts.st_mode) and facts.st_dev == device:
                 below.append(name)
         pending += reversed(below)
+
+
+class Proven:
+    """Files of the copy that were read back from the medium and found equal to their source.
+
+    Each is kept as a hash of 64 bits of its name and of both sides' inode numbers, sizes and
+    times. ctime is set by the kernel at every change and by nobody else: a file whose mark is
+    here has not changed since, on either side. Eight bytes a file, however many there are.
+    """
+
+    def __init__(self) -> None:
+        self._marks = array.array("Q")
+        self._sorted = True
+
+    def __len__(self) -> int:
+        return len(self._marks)
+
+    def add(self, mark: int) -> None:
+        self._marks.append(mark)
+        self._sorted = False
+
+    def __contains__(self, mark: int) -> bool:
+        if not self._sorted:
+            self._marks = array.array("Q", sorted(self._marks))
+            self._sorted = True
+        place = bisect_left(self._marks, mark)
+        return place < len(self._marks) and self._marks[place] == mark
+
+
+def _mark(name: bytes, facts: os.stat_result, against: os.stat_result) -> int:
+    parts = [
+        (one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns)
+        for one in (facts, against)
+    ]
+    # The stage's device number depends on the order in which things are opened.
+    text = repr((name, parts[0], parts[1][1:])).encode()
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
+
+
+# The clock behind ctime ticks every few milliseconds: a change within the tick of the one before
+# leaves no trace in it.
+_RECENT_NS = 2 * 10**9
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One regular file, and its copy."""
+
+    name: bytes
+    path: bytes
+    facts: os.stat_result
+    other: bytes
+    against: os.stat_result
+
+
+def _pairs(source: Path, target: Path, skip: Callable[[bytes], bool]) -> Iterator[Pair]:
+    """The files whose contents can be compared, of a source that is in use."""
+    for name, path, facts in walk(source):
+        other = os.path.join(os.fsencode(target), name)
+        if stat.S_ISREG(facts.st_mode) and not skip(name):
+            with contextlib.suppress(FileNotFoundError):
+                against = os.lstat(other)
+                if _comparable(facts, against):
+                    yield Pair(name, path, facts, other, against)
+
+
+def _comparable(facts: os.stat_result, against: os.stat_result) -> bool:
+    both_files = stat.S_ISREG(facts.st_mode) and stat.S_ISREG(against.st_mode)
+    return both_files and facts.st_size == against.st_size
+
+
+def prove(
+    source: Path, target: Path, skip: Callable[[bytes], bool], report: Callable[[int], None]
+) -> tuple[Proven, int]:
+    """Compare the contents of a copy with a source that is in use; return what is proven.
+
+    A file that differs is emptied in the copy, so that the next `copy` brings it again; how many
+    is returned too. `target` has to be mounted afresh, so that it is read from the medium.
+    `report` gets the bytes read so far from the source.
+    """
+    proven, differing, read = Proven(), 0, 0
+
+    def same(pair: Pair) -> bool | None:
+        try:
+            return _same_content(pair.path, pair.other)
+        except FileNotFoundError:
+            return None
+
+    for pair, equal in in_order(same, _pairs(source, target, skip)):
+        if equal and abs(time.time_ns() - pair.facts.st_ctime_ns) > _RECENT_NS:
+            proven.add(_mark(pair.name, pair.facts, pair.against))
+        elif equal is False:
+            os.truncate(pair.other, 0)
+            differing += 1
+        read += pair.facts.st_size
+        report(read)
+    return proven, differing
 
 
 @dataclass
@@ -110,7 +217,6 @@ class Difference:
     """What a comparison found; `examples` are the first few, for the message."""
 
     entries: int = 0
-    read: int = 0  # bytes
     count: int = 0
     examples: list[str] = field(default_factory=list)
 
@@ -121,13 +227,37 @@ class Difference:
 
 
 def compare(
-    source: Path, target: Path, skip: Callable[[bytes], bool], report: Callable[[int], None]
+    source: Path,
+    target: Path,
+    skip: Callable[[bytes], bool],
+    report: Callable[[int], None],
+    proven: Proven,
 ) -> Difference:
-    """Compare contents and all metadata of two trees; `skip` names what may differ.
+    """Compare all metadata of two trees, and the contents of what is not proven yet.
 
-    `report` gets the bytes read so far from the source.
+    `skip` names what may differ. `report` gets the bytes handled so far of the source.
     """
     result = Difference()
+    handled = 0
+
+    def same(pair: Pair) -> bool:
+        known = _mark(pair.name, pair.facts, pair.against) in proven
+        return known or _same_content(pair.path, pair.other)
+
+    # The walk compares the metadata while a few files are being read.
+    pairs = _compare_metadata(source, target, skip, result)
+    for pair, equal in in_order(same, pairs):
+        if not equal:
+            result.add(pair.name, "has other contents")
+        handled += pair.facts.st_size
+        report(handled)
+    return result
+
+
+def _compare_metadata(
+    source: Path, target: Path, skip: Callable[[bytes], bool], result: Difference
+) -> Iterator[Pair]:
+    """Compare everything but contents; yield the files whose contents are to be compared."""
     links: dict[tuple[int, int], int] = {}
     tops = os.fsencode(source), os.fsencode(target)
     for what in _metadata_differences(tops[0], os.lstat(tops[0]), tops[1], os.lstat(tops[1])):
@@ -136,7 +266,7 @@ def compare(
         if skip(name):
             continue
         result.entries += 1
-        other = os.path.join(os.fsencode(target), name)
+        other = os.path.join(tops[1], name)
         try:
             against = os.lstat(other)
         except FileNotFoundError:
@@ -148,15 +278,11 @@ def compare(
             key = (facts.st_dev, facts.st_ino)
             if links.setdefault(key, against.st_ino) != against.st_ino:
                 result.add(name, "is no longer a hard link to the same file")
-        if stat.S_ISREG(facts.st_mode) and facts.st_size == against.st_size:
-            if not _same_content(path, other):
-                result.add(name, "has other contents")
-            result.read += facts.st_size
-            report(result.read)
+        if _comparable(facts, against):
+            yield Pair(name, path, facts, other, against)
     for name, _, _ in walk(target):
-        if not skip(name) and not os.path.lexists(os.path.join(os.fsencode(source), name)):
+        if not skip(name) and not os.path.lexists(os.path.join(tops[0], name)):
             result.add(name, "is in the copy only")
-    return result
 
 
 def _metadata_differences(

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "crfs"
 # (`steps`, `commands`) may import each other too.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "model"),
-    ("runner", "log", "fatfile"),
+    ("runner", "log", "fatfile", "streams"),
     ("journal",),
     ("bootfiles",),
     ("probe",),

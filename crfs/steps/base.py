@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from crfs import keys, luks, probe, runner
+from crfs.blocks import Report
 from crfs.bootfiles import BootFiles
 from crfs.journal import Journal
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan, Record
+from crfs.trees import Proven
+
+# For the journal, an initramfs under construction, and what is written while the copy runs.
+ROOM_BYTES = 256 * 2**20
+
+# About how much faster than writing a card and a stick are at reading, for the progress.
+READING_IS_FASTER = 4
 
 STAGE_MOUNT = probe.RUN / "stage"
 SOURCE_MOUNT = probe.RUN / "source"
@@ -52,6 +60,7 @@ class Context:
     boot: BootFiles
     report: Callable[[float, float], None]  # bytes done, bytes of the whole step
     say: Callable[[str], None]
+    proven: Proven = field(default_factory=Proven)  # of the stage, in this boot
     _key: bytes = field(default=b"", repr=False)
 
     @property
@@ -92,14 +101,45 @@ def used(plan: Plan) -> float:
     return plan.used
 
 
+def used_read(plan: Plan) -> float:
+    """The weight of a step that only reads all that the root holds, bytes."""
+    return plan.used / READING_IS_FASTER
+
+
+def checkpoint(context: Context, before: int, everything: int) -> Report:
+    """Show the progress, and keep in the journal how much is safely on the medium."""
+
+    def report(position: int, done: int) -> None:
+        context.report(before + done, everything)
+        context.save(offset=position)
+
+    return report
+
+
 def mapping(name: str) -> str:
     return str(probe.mapping_path(name))
 
 
-def filesystem_bytes(plan: Plan) -> int:
-    """Size of the stage's filesystem: it has to fit the stick and the card's mapping."""
+def filesystem_limit(plan: Plan) -> int:
+    """The largest filesystem that fits the stick and the card's mapping, bytes."""
     room = min(plan.stick.size, plan.card.root_size) - luks.HEADER_BYTES
     return room // luks.BLOCK * luks.BLOCK
+
+
+def filesystem_bytes(plan: Plan) -> int:
+    """Size of the stage's filesystem: what is used, and room for what comes until it settles.
+
+    Not more, because what lies behind it on the card can be scrubbed in phase 3, while the system
+    is in use again; then it grows.
+    """
+    wanted = plan.used * 9 // 8 + plan.files * luks.INODE_BYTES * 5 // 4 + ROOM_BYTES
+    return min(wanted // luks.BLOCK * luks.BLOCK, filesystem_limit(plan))
+
+
+def inodes(plan: Plan) -> int:
+    """How many the stage gets: as dense as on the plain root, and room for what is there."""
+    dense = plan.inodes * filesystem_bytes(plan) // plan.card.root_size
+    return max(dense, plan.files * 5 // 4 + 10000)
 
 
 def unmount(folder: Path) -> None:

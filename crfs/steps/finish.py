@@ -6,9 +6,18 @@ import os
 
 from crfs import blocks, keys, luks, probe, runner
 from crfs.bootfiles import ROOT
-from crfs.errors import DisagreementError, StickError
-from crfs.model import ROOT_MAPPING, STAGE_MAPPING
-from crfs.steps.base import Context, Step, filesystem_bytes, mapping
+from crfs.errors import CommandError, DisagreementError, StickError
+from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan
+from crfs.steps.base import (
+    READING_IS_FASTER,
+    Context,
+    Step,
+    filesystem_bytes,
+    mapping,
+)
+
+_GROW_BY = 4 * 2**30  # bytes cleared before the filesystem grows over them
+_LEAST_GROWTH = 2**20
 
 
 def _make_root_default(context: Context) -> None:
@@ -33,14 +42,52 @@ def _erase_stick(context: Context) -> None:
 
 
 def _grow(context: Context) -> None:
+    """Clear a part of what lies behind the filesystem, let it grow over that, and so on.
+
+    Nobody reads or writes behind it, and services have more room after each part. How far this
+    is, the filesystem itself tells.
+    """
     path = mapping(ROOT_MAPPING)
-    if blocks.device_size(path) - filesystem_bytes(context.plan) < 2**20:
-        return
-    times = os.stat("/")
-    # On the mounted filesystem this is journaled by the kernel, so that a cut cannot harm it.
-    runner.run(["resize2fs", path], timeout=3600)
-    # resize2fs tries a file in the mount point to see whether it is writable.
-    os.utime("/", ns=(times.st_atime_ns, times.st_mtime_ns))
+    whole = blocks.device_size(path)
+    end = blocks.size_of(path)
+    last = 0
+    while end != last and whole - end >= _LEAST_GROWTH:
+        target = min(end + _GROW_BY, whole // luks.BLOCK * luks.BLOCK)
+        _clear(context, end, target)
+        times = os.stat("/")
+        # On the mounted filesystem this is journaled by the kernel: a cut cannot harm it.
+        runner.run(["resize2fs", path, f"{target // 1024}k"], timeout=3600)
+        # resize2fs tries a file in the mount point to see whether it is writable.
+        os.utime("/", ns=(times.st_atime_ns, times.st_mtime_ns))
+        last, end = end, blocks.size_of(path)
+    # resize2fs leaves out a last group that would be too small.
+    _clear(context, end, probe.root_partition(context.plan.card).size - luks.HEADER_BYTES)
+
+
+def _clear(context: Context, begin: int, end: int) -> None:
+    """See that nothing of the old root is left between two positions of the mapping."""
+    part = probe.root_partition(context.plan.card)
+    rest = part.size - luks.HEADER_BYTES
+    shift = luks.HEADER_BYTES
+
+    def still_behind() -> None:
+        if blocks.size_of(mapping(ROOT_MAPPING)) > begin:
+            raise CommandError(
+                "The filesystem was resized by somebody else meanwhile.",
+                data="Nothing of it was touched.",
+                advice="'sudo crfs resume'",
+            )
+
+    def report(position: int, done: int) -> None:
+        context.report(position - shift, rest)
+
+    overwritten = blocks.blank(part.path, [(begin + shift, end + shift)], 0, report, still_behind)
+    if overwritten:
+        context.say(f"{probe.human(overwritten)} of the old root had to be overwritten")
+
+
+def _rest(plan: Plan) -> float:
+    return (plan.card.root_size - filesystem_bytes(plan)) / READING_IS_FASTER
 
 
 def _finish_boot(context: Context) -> None:
@@ -59,10 +106,10 @@ FINISHING = (
         do=_make_root_default,
     ),
     Step(
-        id="grow",
-        title="Let the filesystem fill the mapping",
-        why="it may have been made smaller to fit the stick",
-        do=_grow,
+        id="start-services",
+        title="Start Zymbit's services again",
+        why="they were stopped while the migration used the HSM",
+        do=_start_services,
     ),
     Step(
         id="erase-stick",
@@ -78,9 +125,10 @@ FINISHING = (
         do=_finish_boot,
     ),
     Step(
-        id="start-services",
-        title="Start Zymbit's services again",
-        why="they were stopped while the migration used the HSM",
-        do=_start_services,
+        id="grow",
+        title="Clear the rest of the card and let the filesystem fill it",
+        why="what the discard left readable is overwritten, while the system is in use again",
+        do=_grow,
+        bytes=_rest,
     ),
 )

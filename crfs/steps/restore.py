@@ -10,7 +10,16 @@ from crfs import blocks, luks, probe, runner
 from crfs.bootfiles import ROOT, STAGE
 from crfs.errors import CommandError, DisagreementError
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan
-from crfs.steps.base import Context, Step, filesystem_bytes, mapping, used
+from crfs.steps.base import (
+    READING_IS_FASTER,
+    Context,
+    Step,
+    checkpoint,
+    filesystem_bytes,
+    mapping,
+    used,
+    used_read,
+)
 
 _STAGE_WHOLE = "The verified copy on the stick is whole; this system runs from it."
 
@@ -41,7 +50,7 @@ def _discard_root(context: Context) -> None:
         )
     # Once more before it is too late: the HSM answers, and the copy will fit.
     context.key()
-    size = blocks.filesystem_bytes(blocks.dumpe2fs(mapping(STAGE_MAPPING)))
+    size = blocks.size_of(mapping(STAGE_MAPPING))
     if size > part.size - luks.HEADER_BYTES:
         raise DisagreementError(
             f"The copy ({probe.human(size)}) does not fit into {part.path}.",
@@ -79,12 +88,12 @@ def _root_formatted(context: Context) -> bool:
 
 def _restore(context: Context) -> None:
     context.open_root()
-    ranges = _stage_ranges()
+    ranges = blocks.layout(mapping(STAGE_MAPPING)).used
     everything = blocks.total(ranges)
     start = context.record.offset
     before = everything - sum(end - begin for begin, end in blocks.pieces(ranges, start))
 
-    report = _checkpoint(context, before, everything)
+    report = checkpoint(context, before, everything)
     blocks.copy(mapping(STAGE_MAPPING), mapping(ROOT_MAPPING), ranges, start, report)
     context.save(offset=0)
 
@@ -94,23 +103,9 @@ def _restored(context: Context) -> bool:
     return probe.blkid(mapping(ROOT_MAPPING), "UUID") == context.plan.uuids.stage_fs
 
 
-def _checkpoint(context: Context, before: int, everything: int) -> blocks.Report:
-    """Show the progress, and keep in the journal how much is safely on the medium."""
-
-    def report(position: int, done: int) -> None:
-        context.report(before + done, everything)
-        context.save(offset=position)
-
-    return report
-
-
-def _stage_ranges() -> list[blocks.Range]:
-    return blocks.used_ranges(blocks.dumpe2fs(mapping(STAGE_MAPPING)))
-
-
 def _compare(context: Context) -> None:
     context.open_root()
-    ranges = _stage_ranges()
+    ranges = blocks.layout(mapping(STAGE_MAPPING)).used
     everything = blocks.total(ranges)
     try:
         blocks.compare(
@@ -126,15 +121,13 @@ def _compare(context: Context) -> None:
 
 
 def _scrub(context: Context) -> None:
-    """See that nothing of the old root is left where the new one has written nothing."""
+    """Between the blocks that were restored; what lies behind them is left to phase 3."""
     part = probe.root_partition(context.plan.card)
-    text = blocks.dumpe2fs(mapping(STAGE_MAPPING))
     shift = luks.HEADER_BYTES
-    end = blocks.filesystem_bytes(text) + shift
-    free = [(begin + shift, stop + shift) for begin, stop in blocks.free_ranges(text)]
-    if end < part.size:
-        free.append((end, part.size))
-    report = _checkpoint(context, 0, blocks.total(free))
+    free = [
+        (begin + shift, stop + shift) for begin, stop in blocks.layout(mapping(STAGE_MAPPING)).free
+    ]
+    report = checkpoint(context, 0, blocks.total(free))
     overwritten = blocks.blank(part.path, free, context.record.offset, report)
     context.save(offset=0)
     context.say(f"{probe.human(overwritten)} of the old root had to be overwritten")
@@ -151,7 +144,7 @@ def _arm(context: Context) -> None:
 
 
 def _unused(plan: Plan) -> float:
-    return max(filesystem_bytes(plan) - plan.used, 0)
+    return max(filesystem_bytes(plan) - plan.used, 0) / READING_IS_FASTER
 
 
 RESTORING = (
@@ -190,11 +183,11 @@ RESTORING = (
         title="Read the card back and compare it with the stick",
         why="the stick is only given up for a card that is proven whole",
         do=_compare,
-        bytes=used,
+        bytes=used_read,
     ),
     Step(
         id="scrub",
-        title="See that nothing plain is left on the card",
+        title="See that nothing plain is left between the restored blocks",
         why="what the discard left readable is overwritten",
         do=_scrub,
         present=_proven,

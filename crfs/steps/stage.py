@@ -11,19 +11,24 @@ from pathlib import Path
 from crfs import dress, fatfile, keys, luks, probe, runner, trees
 from crfs.bootfiles import STAGE
 from crfs.errors import CommandError, DisagreementError, HostError, LayoutError
-from crfs.model import STAGE_LABEL, STAGE_MAPPING
+from crfs.model import STAGE_LABEL, STAGE_MAPPING, Plan
 from crfs.steps.base import (
     SOURCE_MOUNT,
     STAGE_MOUNT,
     Context,
     Step,
     filesystem_bytes,
+    filesystem_limit,
+    inodes,
     mapping,
     unmount,
     used,
+    used_read,
 )
 
 _CARD_UNTOUCHED = "The card is untouched."
+# The tables of inodes stay as mke2fs left them, so that what nobody uses need not be restored.
+_WRITABLE = "noatime,noinit_itable,commit=60"
 
 
 def _seal_key(context: Context) -> None:
@@ -67,12 +72,25 @@ def _make_filesystem(context: Context) -> None:
     runner.run(
         [
             "mkfs.ext4", "-q", "-F", "-b", "4096", "-U", plan.uuids.stage_fs, "-L", plan.label,
-            "-N", str(plan.inodes), "-E", "lazy_itable_init=1,nodiscard",
+            "-N", str(inodes(plan)), "-J", f"size={_journal_mib(plan)}",
+            "-E", f"lazy_itable_init=1,nodiscard{_growth(plan)}",
             mapping(STAGE_MAPPING), f"{filesystem_bytes(plan) // 1024}k",
         ],
         timeout=1800,
         data=_CARD_UNTOUCHED,
     )  # fmt: skip
+
+
+def _growth(plan: Plan) -> str:
+    """Room in the tables for growing as far as the card's mapping, and no further."""
+    limit = filesystem_limit(plan)
+    return f",resize={limit // luks.BLOCK}" if limit > filesystem_bytes(plan) else ""
+
+
+def _journal_mib(plan: Plan) -> int:
+    """Of the size that the grown filesystem would be given by mke2fs, up to 64 MiB."""
+    gib = filesystem_limit(plan) / 2**30
+    return 64 if gib >= 2 else 32 if gib >= 1 else 16 if gib >= 0.5 else 4
 
 
 def _filesystem_present(context: Context) -> bool:
@@ -82,17 +100,34 @@ def _filesystem_present(context: Context) -> bool:
 
 def _mount_both(context: Context) -> None:
     """The stage, and the root once more without what is mounted over its folders."""
+    _mount_stage(context, _WRITABLE)
+    _mount_source()
+
+
+def _mount_source() -> None:
+    unmount(SOURCE_MOUNT)
+    SOURCE_MOUNT.mkdir(mode=0o700, parents=True, exist_ok=True)
+    runner.run(["mount", "--bind", "/", str(SOURCE_MOUNT)])
+
+
+def _mount_stage(context: Context, options: str) -> None:
     context.open_stage()
     unmount(STAGE_MOUNT)
-    unmount(SOURCE_MOUNT)
-    for folder in (STAGE_MOUNT, SOURCE_MOUNT):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    runner.run(["mount", "-t", "ext4", "-o", "noatime", mapping(STAGE_MAPPING), str(STAGE_MOUNT)])
-    runner.run(["mount", "--bind", "/", str(SOURCE_MOUNT)])
+    STAGE_MOUNT.mkdir(mode=0o700, parents=True, exist_ok=True)
+    runner.run(["mount", "-t", "ext4", "-o", options, mapping(STAGE_MAPPING), str(STAGE_MOUNT)])
+
+
+def _forget_stage(context: Context) -> None:
+    """Unmount the stage, so that everything is read from the medium when it is mounted again."""
+    unmount(STAGE_MOUNT)
+    device = probe.find_stage(context.plan.uuids.stage_luks).path
+    for path in (mapping(STAGE_MAPPING), device):
+        runner.run(["blockdev", "--flushbufs", path], timeout=600)
 
 
 def _copy(context: Context) -> None:
     _mount_both(context)
+    trees.unlock_tree(STAGE_MOUNT)
     _copy_tree(context)
 
 
@@ -106,10 +141,36 @@ def _copy_tree(context: Context) -> None:
     with ThreadPoolExecutor(1) as pool:
         working = pool.submit(work)
         while not working.done():
-            written = probe.used_bytes(str(STAGE_MOUNT))[0] - probe.unwritten_bytes()
+            written = probe.usage(str(STAGE_MOUNT)).used - probe.unwritten_bytes()
             context.report(max(written, 0), context.plan.used)
             time.sleep(0.5)
-        working.result()
+        try:
+            working.result()
+        except CommandError:
+            _help_next_try(context)
+            raise
+
+
+def _help_next_try(context: Context) -> None:
+    """What may have kept rsync from writing: a full stage, or flags of a try before."""
+    plan = context.plan
+    if probe.usage(str(STAGE_MOUNT)).free < filesystem_bytes(plan) // 50:
+        size = f"{filesystem_limit(plan) // 1024}k"
+        runner.run(["resize2fs", mapping(STAGE_MAPPING), size], timeout=3600)
+    trees.unlock_tree(STAGE_MOUNT)
+
+
+def _read_back(context: Context) -> None:
+    """Most of the proof, before any service has to stop."""
+    _forget_stage(context)
+    _mount_both(context)
+    context.proven, differing = trees.prove(
+        SOURCE_MOUNT,
+        STAGE_MOUNT,
+        dress.is_dressed,
+        lambda done: context.report(done, context.plan.used),
+    )
+    context.say(f"{len(context.proven)} files read back; {differing} will be copied again")
 
 
 def _prepare_boot(context: Context) -> None:
@@ -237,7 +298,8 @@ def restart_services(context: Context) -> None:
 
 
 def _settle(context: Context) -> None:
-    _mount_both(context)
+    if not context.proven:
+        _mount_both(context)
     _copy_tree(context)
     dress.dress(STAGE_MOUNT, context.plan, context.boot.sealed_key.read_bytes())
     trees.copy_flags(SOURCE_MOUNT, STAGE_MOUNT)
@@ -245,21 +307,22 @@ def _settle(context: Context) -> None:
 
 
 def _compare(context: Context) -> None:
-    """Read the stage back from the medium: everything has to be as on the card."""
-    _mount_both(context)
-    unmount(STAGE_MOUNT)
-    runner.run(["e2fsck", "-f", "-n", mapping(STAGE_MAPPING)], timeout=3600, data=_CARD_UNTOUCHED)
-    device = probe.find_stage(context.plan.uuids.stage_luks).path
-    for path in (mapping(STAGE_MAPPING), device):
-        runner.run(["blockdev", "--flushbufs", path], timeout=600)
-    Path("/proc/sys/vm/drop_caches").write_text("3\n")
-    options = "ro,noload,noatime"
-    runner.run(["mount", "-t", "ext4", "-o", options, mapping(STAGE_MAPPING), str(STAGE_MOUNT)])
+    """Everything has to be as on the card; what is not proven yet is read from the medium."""
+    context.open_stage()
+    _mount_source()
+    _forget_stage(context)
+    # Open, the mapping keeps in memory what e2fsck reads; the walk needs the same.
+    with open(mapping(STAGE_MAPPING), "rb"):
+        runner.run(
+            ["e2fsck", "-f", "-n", mapping(STAGE_MAPPING)], timeout=3600, data=_CARD_UNTOUCHED
+        )
+        _mount_stage(context, "ro,noload,noatime")
     found = trees.compare(
         SOURCE_MOUNT,
         STAGE_MOUNT,
         dress.is_dressed,
         lambda done: context.report(done, context.plan.used),
+        context.proven,
     )
     if found.count:
         raise trees.explain(found)
@@ -316,6 +379,13 @@ STAGING = (
         present=_boot_prepared,
         bytes=lambda plan: 100e6,
     ),
+    Step(
+        id="read-back",
+        title="Read the copy back while the system stays in use",
+        why="what has not changed by then need not be read while services are stopped",
+        do=_read_back,
+        bytes=used_read,
+    ),
 )
 
 SETTLING = (
@@ -335,10 +405,10 @@ SETTLING = (
     ),
     Step(
         id="compare-stage",
-        title="Read the stick back and compare it with the card",
+        title="Compare the stick with the card to the last attribute",
         why="the card's root is only given up for a copy that is proven whole",
         do=_compare,
-        bytes=used,
+        bytes=lambda plan: plan.used / 10,
     ),
 )
 

@@ -33,9 +33,9 @@ def tmp_path() -> Iterator[Path]:
 
 
 @pytest.fixture
-def new_folder(tmp_path: Path) -> Callable[[], Path]:
-    """For properties: an empty folder for each example."""
-    return lambda: Path(tempfile.mkdtemp(dir=tmp_path))
+def new_folder(disk_path: Path) -> Callable[[], Path]:
+    """For properties: an empty folder on a disk for each example."""
+    return lambda: Path(tempfile.mkdtemp(dir=disk_path))
 
 
 @pytest.fixture

@@ -86,24 +86,29 @@ def test_copy_cut_and_resumed(new_folder: Callable[[], Path], used: set[int], cu
 
 @given(used_blocks)
 def test_report_comes_after_the_flush(new_folder: Callable[[], Path], used: set[int]) -> None:
+    """Everything before a reported position was written before the last flush began."""
     folder = new_folder()
     content = os.urandom(COUNT * BLOCK)
     source, target = make(folder, "a", content), make(folder, "b", bytes(COUNT * BLOCK))
-    events: list[str] = []
+    written: set[int] = set()
+    flushed: set[int] = set()
     done_at: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         real_write, real_sync = os.pwrite, os.fdatasync
 
-        def pwrite(descriptor: int, data: bytes, offset: int) -> int:
-            events.append("write")
-            return real_write(descriptor, data, offset)
+        def pwrite(descriptor: int, data: memoryview, offset: int) -> int:
+            size = real_write(descriptor, data, offset)
+            written.update(range(offset // BLOCK, (offset + size) // BLOCK))
+            return size
 
         def fdatasync(descriptor: int) -> None:
-            events.append("flush")
+            nonlocal flushed
+            before = set(written)
             real_sync(descriptor)
+            flushed = before
 
         def report(position: int, done: int) -> None:
-            assert events[-1] == "flush"
+            assert {number for number in used if number * BLOCK < position} <= flushed
             done_at.append(done)
 
         patch.setattr(os, "pwrite", pwrite)
@@ -113,19 +118,17 @@ def test_report_comes_after_the_flush(new_folder: Callable[[], Path], used: set[
     assert done_at[-1] == len(used) * BLOCK
 
 
-def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_write_is_an_error(disk_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = os.urandom(COUNT * BLOCK)
-    source, target = make(tmp_path, "a", content), make(tmp_path, "b", bytes(COUNT * BLOCK))
-    real_read, real_write = os.pread, os.pwrite
-    monkeypatch.setattr(os, "pread", lambda fd, size, offset: real_read(fd, min(size, 999), offset))
-    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real_write(fd, data[:777], offset))
-    blocks.copy(source, target, [(0, COUNT * BLOCK)], 0, lambda position, done: None)
-    monkeypatch.undo()
-    assert Path(target).read_bytes() == content
+    source, target = make(disk_path, "a", content), make(disk_path, "b", bytes(COUNT * BLOCK))
+    real_write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real_write(fd, data[:BLOCK], offset))
+    with pytest.raises(OSError, match="took less"):
+        blocks.copy(source, target, [(0, COUNT * BLOCK)], 0, lambda position, done: None)
 
 
-def test_source_that_ends_too_early(tmp_path: Path) -> None:
-    source, target = make(tmp_path, "a", bytes(BLOCK)), make(tmp_path, "b", bytes(4 * BLOCK))
+def test_source_that_ends_too_early(disk_path: Path) -> None:
+    source, target = make(disk_path, "a", bytes(BLOCK)), make(disk_path, "b", bytes(4 * BLOCK))
     with pytest.raises(OSError, match="too early"):
         blocks.copy(source, target, [(0, 4 * BLOCK)], 0, lambda position, done: None)
 
@@ -196,13 +199,26 @@ def test_blank_cut_and_resumed(
         assert found[place] == content[place]
 
 
-def test_blank_leaves_erased_flash_alone(tmp_path: Path) -> None:
-    path = make(tmp_path, "device", bytes(4 * BLOCK) + b"\xff" * 4 * BLOCK)
+def test_blank_leaves_erased_flash_alone(disk_path: Path) -> None:
+    path = make(disk_path, "device", bytes(4 * BLOCK) + b"\xff" * 4 * BLOCK)
     assert blocks.blank(path, [(0, 8 * BLOCK)], 0, lambda position, done: None) == 0
     assert Path(path).read_bytes().endswith(b"\xff" * BLOCK)
-    path = make(tmp_path, "device", bytes(3 * BLOCK) + b"x".ljust(BLOCK, b"\0"))
+    path = make(disk_path, "device", bytes(3 * BLOCK) + b"x".ljust(BLOCK, b"\0"))
     assert blocks.blank(path, [(0, 4 * BLOCK)], 0, lambda position, done: None) > 0
 
 
-def test_device_size(tmp_path: Path) -> None:
-    assert blocks.device_size(make(tmp_path, "device", bytes(12345))) == 12345
+def test_device_size(disk_path: Path) -> None:
+    assert blocks.device_size(make(disk_path, "device", bytes(12345))) == 12345
+
+
+def test_blank_asks_before_it_overwrites(disk_path: Path) -> None:
+    content = bytes(4 * BLOCK) + b"secret".ljust(2 * BLOCK, b"\0")
+    path = make(disk_path, "device", content)
+
+    def refuse() -> None:
+        raise PowerCut
+
+    blocks.blank(path, [(0, 4 * BLOCK)], 0, lambda position, done: None, refuse)
+    with pytest.raises(PowerCut):
+        blocks.blank(path, [(0, 6 * BLOCK)], 0, lambda position, done: None, refuse)
+    assert Path(path).read_bytes() == content

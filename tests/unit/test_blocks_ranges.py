@@ -11,28 +11,46 @@ from crfs.blocks import PIECE, Range
 from crfs.errors import HostError
 from tests.unit.hostile import file_text
 
+INODES = 32  # per group, 256 bytes each
+
 
 @st.composite
 def filesystems(draw: st.DrawFn) -> tuple[int, int, set[int], str]:
-    """Block size, count, free blocks, and what dumpe2fs says of them, group by group."""
+    """Block size, count, blocks that need no copy, and what dumpe2fs says, group by group."""
     size = draw(st.sampled_from([1024, 4096]))
-    per_group = draw(st.integers(min_value=1, max_value=40))
-    count = draw(st.integers(min_value=1, max_value=200))
+    per_group = draw(st.integers(min_value=8, max_value=40))
+    groups = draw(st.integers(min_value=1, max_value=6))
+    count = per_group * groups
     free = draw(st.sets(st.integers(min_value=0, max_value=count - 1)))
+    spare = set(free)
     lines = [
         "Filesystem volume name:   rootfs",
         f"Block count:              {count}",
         f"Free blocks:              {len(free)}",
         f"Block size:               {size}",
+        f"Inodes per group:         {INODES}",
+        "Inode size:               256",
+        "Journal start:            0",
         "",
     ]
     for first in range(0, count, per_group):
         group = range(first, min(first + per_group, count))
-        lines.append(f"Group {first // per_group}: (Blocks {group[0]}-{group[-1]}) csum 0x1")
-        lines.append(f"  {len(free & set(group))} free blocks, 10 free inodes, 2 directories")
+        zeroed = draw(st.booleans())
+        unused = draw(st.integers(min_value=0, max_value=INODES))
+        table = range(first, first + INODES * 256 // size)
+        flags = " [INODE_UNINIT, ITABLE_ZEROED]" if zeroed else ""
+        lines.append(f"Group {first // per_group}: (Blocks {group[0]}-{group[-1]}) csum 0x1{flags}")
+        lines.append(f"  Inode table at {table[0]}-{table[-1]} (+5)")
+        lines.append(
+            f"  {len(free & set(group))} free blocks, 10 free inodes, 2 directories"
+            + (f", {unused} unused inodes" if unused else "")
+        )
         lines.append(f"  Free blocks: {_runs(sorted(free & set(group)))}")
         lines.append("  Free inodes: 12-20")
-    return size, count, free, "\n".join(lines) + "\n"
+        if not zeroed:
+            begun = -(-(INODES - unused) * 256 // size)
+            spare |= set(table[begun:]) if unused else set()
+    return size, count, spare, "\n".join(lines) + "\n"
 
 
 def _runs(numbers: list[int]) -> str:
@@ -53,13 +71,37 @@ def _blocks_in(ranges: list[Range], size: int) -> list[int]:
 
 @given(filesystems())
 def test_used_and_free_are_the_filesystem(made: tuple[int, int, set[int], str]) -> None:
-    size, count, free, text = made
-    assert blocks.filesystem_bytes(text) == size * count
-    used = _blocks_in(blocks.used_ranges(text), size)
-    empty = _blocks_in(blocks.free_ranges(text), size)
-    assert empty == sorted(free)
+    size, count, spare, text = made
+    found = blocks.parse_layout(text)
+    assert found.size == size * count
+    used, empty = _blocks_in(found.used, size), _blocks_in(found.free, size)
+    assert empty == sorted(spare)
     assert sorted(used + empty) == list(range(count))
     assert used == sorted(used)
+
+
+JOURNAL = """\
+Level Entries       Logical            Physical Length Flags
+ 0/ 0   1/  2     0 -     3      20 -      23      4
+ 0/ 0   2/  2     4 -     9      40 -      45      6
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "copied"), [("0", [20]), ("17", [*range(20, 24), *range(40, 46)])]
+)
+def test_a_journal_is_copied_whole_only_if_something_waits_in_it(
+    start: str, copied: list[int]
+) -> None:
+    text = f"Block count: 60\nBlock size: 4096\nJournal start: {start}\n"
+    used = _blocks_in(blocks.parse_layout(text, JOURNAL).used, 4096)
+    assert [one for one in used if 20 <= one < 24 or 40 <= one < 46] == copied
+    assert len(used) == 50 + len(copied)
+
+
+def test_runs_outside_of_the_filesystem_are_not_believed() -> None:
+    with pytest.raises(HostError):
+        blocks.parse_layout("Block count: 60\nBlock size: 4096\n  Free blocks: 50-70\n")
 
 
 @given(
@@ -85,7 +127,7 @@ def test_pieces_from_an_offset_are_the_rest(places: list[int], offset: int) -> N
 @given(file_text)
 def test_any_text_is_refused_or_harmless(text: str) -> None:
     with pytest.raises(HostError) as caught:
-        blocks.parse_dumpe2fs(text)
+        blocks.parse_layout(text, text)
     assert caught.value.advice
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
 
 from crfs import steps
 from crfs.steps import Step
-from crfs.steps.base import filesystem_bytes
-from tests.unit.pi import plan
+from crfs.steps.base import filesystem_bytes, filesystem_limit, inodes
+from tests.unit.pi import GB, plan
 
 
 def ids(step: Step) -> str:
@@ -33,6 +34,7 @@ def test_ids_are_stable() -> None:
         "make-filesystem",
         "copy",
         "prepare-boot",
+        "read-back",
         "stop-services",
         "settle",
         "compare-stage",
@@ -45,10 +47,10 @@ def test_ids_are_stable() -> None:
         "scrub",
         "arm-root",
         "make-root-default",
-        "grow",
+        "start-services",
         "erase-stick",
         "finish-boot",
-        "start-services",
+        "grow",
     ]
 
 
@@ -69,7 +71,24 @@ def test_root_is_destroyed_only_after_all_proofs() -> None:
 
 
 def test_filesystem_fits_stick_and_card() -> None:
+    for used in (0, 4 * GB, 29 * GB, 64 * GB):
+        one = dataclasses.replace(plan(), used=used)
+        made = filesystem_bytes(one)
+        assert made % 4096 == 0
+        assert made <= filesystem_limit(one) <= one.card.root_size - 16 * 2**20
+        assert filesystem_limit(one) <= one.stick.size - 16 * 2**20
+
+
+def test_filesystem_is_no_larger_than_needed() -> None:
+    """What is behind it is scrubbed while the system is in use again."""
     made = filesystem_bytes(plan())
-    assert made % 4096 == 0
-    assert made <= plan().card.root_size - 16 * 2**20
-    assert made <= plan().stick.size - 16 * 2**20
+    assert plan().used * 1.1 < made < plan().used * 1.25
+
+
+def test_inodes_are_as_dense_as_on_the_plain_root_and_enough() -> None:
+    one = plan()
+    share = filesystem_bytes(one) / one.card.root_size
+    assert abs(inodes(one) - one.inodes * share) <= 1
+    crowded = dataclasses.replace(one, files=1900000)
+    assert inodes(crowded) > crowded.files * 1.2
+    assert filesystem_bytes(crowded) > filesystem_bytes(one) + 1800000 * 256

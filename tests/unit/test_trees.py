@@ -6,6 +6,7 @@ import array
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from crfs import runner, trees
-from crfs.trees import Difference
+from crfs.trees import Difference, Proven
 
 IMMUTABLE, APPEND, NODUMP = 0x10, 0x20, 0x40
 
@@ -51,15 +52,15 @@ def fill(root: Path) -> None:
 
 
 def compare(pair: tuple[Path, Path], skip: tuple[bytes, ...] = ()) -> Difference:
-    return trees.compare(*pair, lambda name: name in skip, lambda done: None)
+    return trees.compare(*pair, lambda name: name in skip, lambda done: None, Proven())
 
 
 def test_equal_trees(pair: tuple[Path, Path]) -> None:
     told: list[int] = []
-    found = trees.compare(*pair, lambda name: False, told.append)
+    found = trees.compare(*pair, lambda name: False, told.append, Proven())
     assert found.count == 0, found.examples
     assert found.entries == 11
-    assert told[-1] == found.read == 2 * 7000 + 5 + 3
+    assert told[-1] == 2 * 7000 + 5 + 3
 
 
 def test_a_missing_socket_is_found(pair: tuple[Path, Path]) -> None:
@@ -233,3 +234,80 @@ def test_copy_asks_rsync_for_everything(
     for option in ("--hard-links", "--acls", "--xattrs", "--sparse", "--numeric-ids", "--delete"):
         assert option in seen[0]
     assert seen[0][-2:] == [f"{pair[0]}/", f"{pair[1]}/"]
+
+
+def let_age(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make both trees older than what may still change within one tick of the clock."""
+    later = time.time_ns() + 10**10
+    monkeypatch.setattr(time, "time_ns", lambda: later)
+
+
+def read_files(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The names of the source's files whose contents are read from here on."""
+    read: list[bytes] = []
+    real = trees._same_content
+
+    def same_content(left: bytes, right: bytes) -> bool:
+        read.append(os.path.basename(left))
+        return real(left, right)
+
+    monkeypatch.setattr(trees, "_same_content", same_content)
+    return read
+
+
+def prove(pair: tuple[Path, Path]) -> tuple[Proven, int]:
+    return trees.prove(*pair, lambda name: False, lambda done: None)
+
+
+def test_what_is_proven_is_not_read_again(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_age(pair, monkeypatch)
+    proven, differing = prove(pair)
+    assert (len(proven), differing) == (6, 0)
+    read = read_files(monkeypatch)
+    found = trees.compare(*pair, lambda name: False, lambda done: None, proven)
+    assert (found.count, read) == (0, [])
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_what_has_changed_since_is_read_again(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    """Also if size and modification time are as before."""
+    let_age(pair, monkeypatch)
+    proven, _ = prove(pair)
+    keep_time(pair[side] / "other", lambda path: path.write_bytes(b"OTHER"))
+    read = read_files(monkeypatch)
+    found = trees.compare(*pair, lambda name: False, lambda done: None, proven)
+    assert read == [b"other"]
+    assert found.examples == ["'other': has other contents"]
+
+
+def test_what_has_just_changed_is_not_proven(pair: tuple[Path, Path]) -> None:
+    """A second change in the same tick of the kernel's clock would leave no trace."""
+    assert [len(prove(pair)[0]), prove(pair)[1]] == [0, 0]
+
+
+def test_a_copy_that_differs_is_emptied_and_so_copied_again(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_age(pair, monkeypatch)
+    keep_time(pair[1] / "other", lambda path: path.write_bytes(b"OTHER"))
+    proven, differing = prove(pair)
+    assert (len(proven), differing) == (5, 1)
+    assert (pair[1] / "other").stat().st_size == 0
+    assert (pair[0] / "other").read_bytes() == b"other"
+
+
+def test_proving_a_tree_that_changes_meanwhile(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_age(pair, monkeypatch)
+
+    def vanish(left: bytes, right: bytes) -> bool:
+        raise FileNotFoundError(left)
+
+    monkeypatch.setattr(trees, "_same_content", vanish)
+    assert prove(pair)[1] == 0
+    assert (pair[1] / "other").read_bytes() == b"other"
