@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from crfs import dress, fatfile, keys, luks, probe, runner, trees
 from crfs.bootfiles import STAGE
@@ -26,7 +29,11 @@ from crfs.steps.base import (
     used_read,
 )
 
+Result = TypeVar("Result")
+
 _CARD_UNTOUCHED = "The card is untouched."
+# How much larger an initramfs is while it is made than when it is packed, for the progress.
+_UNPACKED = 3
 # The tables of inodes stay as mke2fs left them, so that what nobody uses need not be restored.
 _WRITABLE = "noatime,noinit_itable,commit=60"
 
@@ -138,17 +145,25 @@ def _copy_tree(context: Context) -> None:
         trees.copy(SOURCE_MOUNT, STAGE_MOUNT)
         runner.run(["sync", "--file-system", str(STAGE_MOUNT)], timeout=24 * 3600)
 
+    def look() -> None:
+        written = probe.usage(str(STAGE_MOUNT)).used - probe.unwritten_bytes()
+        context.report(max(written, 0), context.plan.used)
+
+    try:
+        _watched(work, look)
+    except CommandError:
+        _help_next_try(context)
+        raise
+
+
+def _watched(work: Callable[[], Result], look: Callable[[], None]) -> Result:
+    """Do something that tells nothing by itself, and look twice a second how far it is."""
     with ThreadPoolExecutor(1) as pool:
         working = pool.submit(work)
         while not working.done():
-            written = probe.usage(str(STAGE_MOUNT)).used - probe.unwritten_bytes()
-            context.report(max(written, 0), context.plan.used)
+            look()
             time.sleep(0.5)
-        try:
-            working.result()
-        except CommandError:
-            _help_next_try(context)
-            raise
+        return working.result()
 
 
 def _help_next_try(context: Context) -> None:
@@ -196,8 +211,7 @@ def _build_initramfs(context: Context) -> bytes:
     for folder in ("dev", "proc", "sys"):
         runner.run(["mount", "--bind", f"/{folder}", str(STAGE_MOUNT / folder)])
     try:
-        command = ["chroot", str(STAGE_MOUNT), "mkinitramfs", "-o", inside, kernel]
-        said = runner.run(["sh", "-c", 'exec "$@" 2>&1', "sh", *command], timeout=3600)
+        said = _make_initramfs(context, inside)
         listing = runner.query(["lsinitramfs", str(built)], timeout=600).split()
     finally:
         for folder in ("dev", "proc", "sys"):
@@ -217,6 +231,23 @@ def _build_initramfs(context: Context) -> bytes:
     image = built.read_bytes()
     built.unlink()
     return image
+
+
+def _make_initramfs(context: Context, inside: str) -> bytes:
+    """Run mkinitramfs in the copy; return what it said."""
+    command = ["chroot", str(STAGE_MOUNT), "mkinitramfs", "-o", inside, context.plan.boot.kernel]
+    before = [one.stat().st_size for one in context.boot.folder.glob("init*")]
+    expected = max(before, default=16 * 2**20) * _UNPACKED
+
+    def look() -> None:
+        folders = (STAGE_MOUNT / "var/tmp").glob("mkinitramfs_*")
+        with contextlib.suppress(FileNotFoundError):  # removed between the two looks
+            held = sum(facts.st_size for one in folders for _, _, facts in trees.walk(one))
+            context.report(min(held, 0.95 * expected), expected)
+
+    return _watched(
+        lambda: runner.run(["sh", "-c", 'exec "$@" 2>&1', "sh", *command], timeout=3600), look
+    )
 
 
 def _boot_prepared(context: Context) -> bool:
