@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
 
 from crfs import __version__
 from crfs.errors import CommandError, CrfsError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # see live.py
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 
 class _Parser(argparse.ArgumentParser):

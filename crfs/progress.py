@@ -5,30 +5,16 @@ Each step declares how many bytes it handles; speed is what was measured so far 
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import time
-from pathlib import Path
 from typing import Any
 
-from crfs import probe, steps
-from crfs.model import Plan
+from crfs import live, steps
+from crfs.model import Plan, Record, dump
 
-STATUS = probe.RUN / "status.json"
-LOCK = probe.RUN / "lock"
 LOG_EVERY = 5.0  # seconds
 _WRITE_EVERY = 1.0
 # Before anything is measured: a middling card.
 _GUESS = 12e6  # bytes a second
-
-
-def clock(seconds: float) -> str:
-    """A duration as people say it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def estimate(plan: Plan) -> float:
@@ -36,8 +22,18 @@ def estimate(plan: Plan) -> float:
     return sum(step.bytes(plan) for step in steps.ALL) / _GUESS
 
 
+def facts_of(record: Record) -> dict[str, Any]:
+    """What `crfs status` tells of the journal, apart from state and step."""
+    return {
+        "trials": record.trials,
+        "destroyed": record.destroyed,
+        "halt": dump(record.halt) if record.halt else None,
+        "steps": [dump(one) for one in record.done_steps],
+    }
+
+
 class Progress:
-    """Takes reports of bytes, tells lines for people, and keeps /run/crfs/status.json."""
+    """Takes reports of bytes, tells lines for people, and keeps the file of `live`."""
 
     def __init__(self, plan: Plan, log: Any) -> None:
         self._plan = plan
@@ -50,6 +46,11 @@ class Progress:
         self._state = ""
         self._share = 0.0
         self._logged = self._written = 0.0
+        self._record: dict[str, Any] = {}
+
+    def keep(self, record: Record) -> None:
+        """What the journal says now, for `crfs status`."""
+        self._record = facts_of(record)
 
     def begin(self, state: str, step: steps.Step) -> None:
         """A step begins."""
@@ -80,7 +81,7 @@ class Progress:
             self._logged = now
             self._log.info(
                 f"{self._step.id}: {share:.0%} of this step, {self.overall():.0%} in all, "
-                f"about {clock(self.seconds_left())} left",
+                f"about {live.clock(self.seconds_left())} left",
                 step=self._step.id,
                 percent=round(100 * share, 1),
                 seconds_left=round(self.seconds_left()),
@@ -120,37 +121,4 @@ class Progress:
             "seconds_left": round(self.seconds_left()),
             "message": message,
         }
-        write_status(content)
-
-
-def write_status(content: dict[str, Any]) -> None:
-    """Let everyone see where the run is."""
-    STATUS.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    fresh = STATUS.with_suffix(".new")
-    fresh.write_text(json.dumps(content))
-    fresh.chmod(0o644)
-    fresh.rename(STATUS)
-
-
-def read_status(path: Path = STATUS) -> dict[str, Any]:
-    """What the worker last said in this boot; empty if it said nothing."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def is_running() -> bool:
-    """Whether a worker holds the lock now."""
-    try:
-        descriptor = os.open(LOCK, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+        live.write({**self._record, **content})

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crfs import bootfiles, fatfile, luks, model, probe, progress, runner
+from crfs import bootfiles, fatfile, live, luks, model, probe, progress, runner
 from crfs.errors import (
     BusyError,
     CommandError,
@@ -36,16 +36,16 @@ from crfs.steps import (
 )
 from crfs.steps.stage import close_stage, restart_services
 
-REPORT = Path("/var/lib/crfs/report.json")
 _TRIES, _PAUSE = 3, 5.0  # a step that fails for a passing reason, seconds between tries
 
 
 def hold_lock() -> int:
     """Be the only run; the lock goes with the process. Raises BusyError."""
-    progress.LOCK.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(live.LOCK).parent
+    folder.mkdir(parents=True, exist_ok=True)
     # Whoever may log in may see how far the work is, whatever the unit's umask.
-    progress.LOCK.parent.chmod(0o755)
-    descriptor = os.open(progress.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    folder.chmod(0o755)
+    descriptor = os.open(live.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     os.fchmod(descriptor, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,7 +75,9 @@ def work(log: Any) -> int:
         boot=bootfiles.BootFiles(Path(record.plan.boot.mount), record.plan),
         report=shown.report,
         say=log.info,
+        saved=shown.keep,
     )
+    shown.keep(record)
     if record.halt and (record.halt.needs_human or record.attempts >= MAX_ATTEMPTS):
         log.error(f"stopped: {record.halt.what} Next: {record.halt.advice}", kind="stopped")
         shown.settle(record.state, record.halt.what)
@@ -148,7 +150,7 @@ def _do_step(context: Context, state: str, step: Step, shown: progress.Progress,
     done = StepRecord(step.id, seconds, round(step.bytes(context.plan)))
     others = tuple(one for one in context.record.done_steps if one.id != step.id)
     context.save(step="", finished=finished, offset=0, done_steps=(*others, done))
-    log.info(f"{step.id}: done in {progress.clock(seconds)}", kind="step_done", step=step.id)
+    log.info(f"{step.id}: done in {live.clock(seconds)}", kind="step_done", step=step.id)
 
 
 def _still_finished(context: Context, state: str, step: Step) -> tuple[str, ...]:
@@ -225,11 +227,12 @@ def _complete(context: Context, shown: progress.Progress, log: Any) -> None:
         "boot": model.dump(context.plan.boot),
         "steps": [model.dump(one) for one in context.record.done_steps],
     }
-    REPORT.parent.mkdir(mode=0o755, exist_ok=True)
-    fatfile.replace(REPORT, json.dumps(content, indent=1).encode())
+    report = Path(live.REPORT)
+    report.parent.mkdir(mode=0o755, exist_ok=True)
+    fatfile.replace(report, json.dumps(content, indent=1).encode())
     # No secret is in it, and `crfs status` works for everyone, whatever the unit's umask.
-    REPORT.parent.chmod(0o755)
-    REPORT.chmod(0o644)
+    report.parent.chmod(0o755)
+    report.chmod(0o644)
     context.boot.remove_own()
     context.journal.remove()
     shown.settle(DONE, "the root filesystem is encrypted")

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "crfs"
 # From the bottom up. A module may import from the lines above its own; the modules of one folder
 # (`steps`, `commands`) may import each other too.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "model"),
+    ("errors", "model", "live"),
     ("runner", "log", "fatfile", "streams"),
     ("journal",),
     ("bootfiles",),

@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from crfs import keys, luks, model, preflight, probe, progress
+from crfs import keys, live, luks, model, preflight, probe, progress
 from crfs.commands import follow
 from crfs.commands.common import read_journal, require_root
 from crfs.errors import Declined
@@ -18,7 +18,7 @@ from crfs.steps import ALL, STAGING
 
 def run(args: argparse.Namespace) -> int:
     require_root("encrypt")
-    if progress.is_running():
+    if live.is_running():
         raise follow.busy()
     read_journal()  # damaged, it stops here
     wanted = Wanted(args.disk, args.root_part, args.usb, args.erase_usb)
@@ -80,7 +80,7 @@ def describe(decision: Decision) -> str:
         "",
         f"How much: {probe.human(plan.used)} are copied out and back; "
         f"encryption: {plan.cipher.name}, {plan.cipher.key_bits} bits.",
-        f"How long: about {progress.clock(progress.estimate(plan))}. Services stop for the second "
+        f"How long: about {live.clock(progress.estimate(plan))}. Services stop for the second "
         "half.",
         "A power cut at any time loses nothing: the work goes on at the next boot.",
         *(f"Warning: {one}" for one in decision.warnings),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from crfs import progress, runner
+from crfs import live, runner
 from crfs.commands import common
 from crfs.errors import BusyError, CommandError, CrfsError
 from crfs.model import Halt
@@ -36,9 +36,9 @@ def follow() -> int:
     line = _Line()
     try:
         while (state := _state()) not in _ENDED:
-            line.show(progress.read_status())
+            line.show(live.read())
             time.sleep(1)
-        line.show(progress.read_status())
+        line.show(live.read())
     except KeyboardInterrupt:
         print("\nThe work goes on. 'sudo crfs status --watch' follows it again.")
         return 0
@@ -52,7 +52,7 @@ def follow() -> int:
             data="What was proven before is still there; nothing was given up.",
             advice="read why in 'journalctl -u cfg_SD_crfs', then 'sudo crfs resume'",
         )
-    status = progress.read_status()
+    status = live.read()
     print(status.get("message") or "The work has ended; 'sudo crfs status' tells how.")
     return 0
 
@@ -79,7 +79,7 @@ class _Line:
     def show(self, status: dict[str, Any]) -> None:
         if not status:
             return
-        text = render(status)
+        text = live.render(status)
         if self._terminal:
             self._write(f"\r\x1b[K{text[:110]}")
         else:
@@ -89,14 +89,3 @@ class _Line:
             self._last = mark
             self._write(text + "\n")
         sys.stdout.flush()
-
-
-def render(status: dict[str, Any]) -> str:
-    """One line of progress."""
-    if not status.get("step"):
-        return str(status.get("message") or status.get("state") or "")
-    left = progress.clock(float(status.get("seconds_left", 0)))
-    return (
-        f"{status['overall']:5.1f} % in all | {status['title']}: {status['percent']:.0f} % | "
-        f"about {left} left"
-    )

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from crfs import fatfile, progress
+from crfs import fatfile, live
 from crfs.bootfiles import BootFiles
 from crfs.commands import common, follow
 from crfs.errors import StateError
@@ -15,7 +15,7 @@ from crfs.worker import check_card
 
 def run(args: argparse.Namespace) -> int:
     common.require_root("resume")
-    if progress.is_running():
+    if live.is_running():
         return follow.follow()
     found = common.read_journal()
     if found is None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from typing import Any
 
-from crfs import progress
-from crfs.commands import common, follow
-from crfs.model import dump
-from crfs.worker import REPORT
+from crfs import live
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # see live.py
+    import argparse
+    from typing import Any
 
 _MEANING = {
     "none": "No migration has begun on this card.",
@@ -21,49 +21,48 @@ _MEANING = {
     "trying_root": "Reboot 2: one trial boot from cryptrfs.",
     "finishing": "Phase 3: running from cryptrfs; the stick is erased.",
     "rolling_back": "Going back to the plain card.",
+    "rolled_back": "Rolled back: the card is as it was, the stick is erased.",
     "done": "Done: the root filesystem is encrypted; 'sudo crfs verify' checks it.",
 }
+_ENDS = ("none", "done", "rolled_back")
 
 
 def run(args: argparse.Namespace) -> int:
     while True:
         status = collect()
         print(json.dumps(status, indent=1) if args.json else render(status))
-        if not args.watch or status["state"] in ("none", "done") or status["halt"]:
+        if not args.watch or status["state"] in _ENDS or status["halt"]:
             return 0
         time.sleep(2)
 
 
 def collect() -> dict[str, Any]:
     """Everything known, for machines. Raises JournalError."""
+    running = live.is_running()
+    # Before the worker has said something in this boot, only the journal can tell.
+    told = live.read() or (_from_journal() if live.has_journal() else {})
+    if not told:
+        report = live.read_report()
+        told = {"state": str(report.get("state", "none")), "steps": report.get("steps", [])}
+    return {"halt": None, **told, "running": running}
+
+
+def _from_journal() -> dict[str, Any]:
+    from crfs.commands import common
+    from crfs.progress import facts_of
+
     found = common.read_journal()
-    running = progress.is_running()
-    if found is None:
-        report = progress.read_status(REPORT)
-        state = str(report.get("state", "none"))
-        return {"state": state, "running": running, "halt": None, "steps": report.get("steps", [])}
-    record = found[1]
-    live = progress.read_status() if running else {}
-    return {
-        **live,
-        "state": record.state,
-        "running": running,
-        "step": record.step,
-        "trials": record.trials,
-        "destroyed": record.destroyed,
-        "halt": dump(record.halt) if record.halt else None,
-        "steps": [dump(one) for one in record.done_steps],
-    }
+    return {"state": found[1].state, "step": found[1].step, **facts_of(found[1])} if found else {}
 
 
 def render(status: dict[str, Any]) -> str:
     """For people."""
     lines = [_MEANING.get(status["state"], status["state"])]
     if status["running"] and status.get("title"):
-        lines.append(follow.render(status))
+        lines.append(live.render(status))
     halt = status["halt"]
     if halt:
         lines += [f"Stopped: {halt['what']}", halt["data"], f"Next: {halt['advice']}"]
-    elif status["state"] not in ("none", "done") and not status["running"]:
+    elif status["state"] not in _ENDS and not status["running"]:
         lines.append("It is not at work now. Next: 'sudo crfs resume'")
     return "\n".join(lines)

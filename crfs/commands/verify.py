@@ -11,13 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from crfs import bootfiles, keys, probe, progress, runner
+from crfs import bootfiles, keys, live, probe, runner
 from crfs.commands import common
 from crfs.errors import CrfsError, VerifyError
 from crfs.fatfile import SUFFIX
 from crfs.journal import FOLDER
 from crfs.model import ROOT_MAPPING, STAGE_LABEL, STAGE_MAPPING
-from crfs.worker import REPORT
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,9 @@ def _root_on_mapping() -> str:
 
 
 def _on_partition() -> str:
-    report = progress.read_status(REPORT)
+    report = live.read_report()
     if not report:
-        return f"{REPORT} is missing: crfs has not encrypted this root"
+        return f"{live.REPORT} is missing: crfs has not encrypted this root"
     wanted = report["card"]["root_partuuid"]
     holders = [
         part.partuuid

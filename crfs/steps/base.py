@@ -60,6 +60,7 @@ class Context:
     boot: BootFiles
     report: Callable[[float, float], None]  # bytes done, bytes of the whole step
     say: Callable[[str], None]
+    saved: Callable[[Record], None] = lambda record: None  # told of each new record
     proven: Proven = field(default_factory=Proven)  # of the stage, in this boot
     _key: bytes = field(default=b"", repr=False)
 
@@ -71,6 +72,7 @@ class Context:
         """Change the record and make it durable."""
         self.record = dataclasses.replace(self.record, **changes)
         self.journal.write(self.record)
+        self.saved(self.record)
 
     def key(self) -> bytes:
         """The plain key, opened by the HSM at the first call. Raises HsmError."""

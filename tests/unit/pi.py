@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from crfs import cli, keys, preflight, probe, progress, runner, worker
+from crfs import cli, keys, live, preflight, probe, runner, worker
 from crfs.errors import CommandError
 from crfs.journal import Journal
 from crfs.model import Boot, Card, Cipher, Plan, Record, Stick, Uuids
@@ -369,8 +369,13 @@ def build(
     )
     # An absolute name stays what it is when a folder is put before it.
     set_up(keys, TOOLS=tuple(str(tools / name) for name in keys.TOOLS), STATE_FOLDER=state)
-    set_up(progress, STATUS=run / "status.json", LOCK=run / "lock")
-    monkeypatch.setattr(progress.read_status, "__defaults__", (run / "status.json",))
-    set_up(worker, hold_lock=hold, REPORT=tmp_path / "report.json")
+    set_up(
+        live,
+        STATUS=str(run / "status.json"),
+        LOCK=str(run / "lock"),
+        REPORT=str(tmp_path / "report.json"),
+        JOURNALS=tuple(str(pi.boot / f"crfs/journal.{slot}") for slot in (0, 1)),
+    )
+    set_up(worker, hold_lock=hold)
     set_up(os, geteuid=lambda: 0)
     return pi

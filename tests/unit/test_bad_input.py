@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from crfs import journal, preflight, progress
+from crfs import journal, live, preflight
 from crfs.model import Card
 from tests.unit.pi import CARD, GB, FakePi, record, row, stick_row
 
@@ -392,7 +392,7 @@ def test_hsm_gives_rubbish(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_second_run_at_the_same_time(pi: FakePi) -> None:
-    descriptor = os.open(progress.LOCK, os.O_RDWR | os.O_CREAT)
+    descriptor = os.open(live.LOCK, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         pi.refuses(ENCRYPT, 16, "at work already")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crfs import __version__, progress, worker
-from crfs.commands import follow, verify
-from crfs.commands.follow import _Line, render
+from crfs import __version__, live, worker
+from crfs.commands import follow
+from crfs.commands.follow import _Line
+from crfs.live import render
 from crfs.model import Halt, StepRecord
 from crfs.preflight import UNIT
 from crfs.steps import BY_STATE
@@ -60,7 +63,7 @@ def test_status_of_a_halt(pi: FakePi) -> None:
 
 def test_status_while_it_works(pi: FakePi) -> None:
     pi.journal.write(record("staging", str(pi.boot), step="copy"))
-    progress.write_status(LIVE)
+    live.write(LIVE)
     worker.hold_lock()
     result = pi.crfs("status")
     assert "12.3 % in all | Copy the root: 41 % | about 5 min left" in result.out
@@ -68,8 +71,7 @@ def test_status_while_it_works(pi: FakePi) -> None:
 
 
 def test_status_when_it_is_done(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crfs.commands.status.REPORT", worker.REPORT)
-    worker.REPORT.write_text(json.dumps({"state": "done", "steps": [{"id": "copy"}]}))
+    Path(live.REPORT).write_text(json.dumps({"state": "done", "steps": [{"id": "copy"}]}))
     assert pi.crfs("status").out.startswith("Done")
     assert json.loads(pi.crfs("status", "--json").out)["steps"] == [{"id": "copy"}]
 
@@ -113,7 +115,7 @@ def test_line_on_a_terminal_stays_in_its_place() -> None:
 
 
 def test_follow_ends_with_the_worker(pi: FakePi) -> None:
-    progress.write_status({"state": "done", "step": "", "message": "everything is encrypted"})
+    live.write({"state": "done", "step": "", "message": "everything is encrypted"})
     assert follow.follow() == 0
     assert "everything is encrypted" in pi.capsys.readouterr().out
 
@@ -180,8 +182,7 @@ def encrypted(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> FakePi:
     pi.mappings["cryptrfs"] = record().plan.uuids.root_luks
     pi.unlocked = {"cryptrfs"}
     report = {"state": "done", "card": {"root_partuuid": "cafe0001-02"}}
-    worker.REPORT.write_text(json.dumps(report))
-    monkeypatch.setattr(verify, "REPORT", worker.REPORT)
+    Path(live.REPORT).write_text(json.dumps(report))
     (pi.boot / "crfs-initramfs").write_bytes(b"image")
     (pi.folder / "zymbit/key.bin.lock").write_bytes(b"sealed")
     monkeypatch.setattr("crfs.probe.RUN", pi.folder / "run")
@@ -227,9 +228,9 @@ def test_verify_of_a_plain_pi(pi: FakePi) -> None:
         (lambda pi: setattr(pi, "root", "/dev/mmcblk0p2"), "root-on-cryptrfs"),
         (lambda pi: pi.mappings.clear(), "root-on-cryptrfs"),
         (lambda pi: pi.rows[0]["children"][1].update(partuuid="x"), "partition"),
-        (lambda pi: worker.REPORT.unlink(), "partition"),
-        (lambda pi: worker.REPORT.write_text("{}"), "partition"),
-        (lambda pi: worker.REPORT.write_text('{"card": 5}'), "partition"),
+        (lambda pi: Path(live.REPORT).unlink(), "partition"),
+        (lambda pi: Path(live.REPORT).write_text("{}"), "partition"),
+        (lambda pi: Path(live.REPORT).write_text('{"card": 5}'), "partition"),
         (lambda pi: pi.unlocked.clear(), "unlocked-by-hsm"),
         (lambda pi: pi.active.clear(), "zkifc"),
         (lambda pi: (pi.boot / "crfs-stage.txt").touch(), "nothing-left"),
@@ -269,3 +270,18 @@ def test_interrupt_is_no_traceback(pi: FakePi, monkeypatch: pytest.MonkeyPatch) 
     result = pi.crfs("status")
     assert result.code == 130
     assert "Traceback" not in result.err
+
+
+@pytest.mark.real_commands
+@pytest.mark.parametrize("argv", [["status"], ["--help"], ["encrypt", "--help"]])
+def test_quick_commands_import_nothing_heavy(argv: list[str]) -> None:
+    code = f"import sys\nfrom crfs import cli\ntry:\n cli.main({argv})\nexcept SystemExit:\n pass\n"
+    code += "print(*sys.modules, sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, '.')\n{code}"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    heavy = {"typing", "pathlib", "dataclasses", "configparser", "pyudev", "sh", "transitions"}
+    assert heavy & set(done.stdout.split()) == set()

@@ -7,12 +7,14 @@ import json
 import os
 import stat
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crfs import progress, steps
-from crfs.progress import Progress, clock
+from crfs import live, progress, steps
+from crfs.live import clock
+from crfs.progress import Progress
 from tests.unit.pi import FakePi, plan
 
 
@@ -55,7 +57,7 @@ def test_a_step_of_no_bytes_is_whole(pi: FakePi) -> None:
     shown = Progress(plan(), Log())
     shown.begin("staging", steps.ALL[0])
     shown.report(0, 0)
-    assert progress.read_status()["step"] == steps.ALL[0].id
+    assert live.read()["step"] == steps.ALL[0].id
 
 
 def test_lines_come_now_and_then(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,34 +93,34 @@ def test_speed_is_what_was_measured(pi: FakePi, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_status_is_for_everyone_and_whole(pi: FakePi) -> None:
-    progress.write_status({"state": "staging"})
-    assert progress.read_status() == {"state": "staging"}
-    assert stat.S_IMODE(progress.STATUS.stat().st_mode) == 0o644
-    assert [path.name for path in progress.STATUS.parent.iterdir()] == ["status.json"]
+    live.write({"state": "staging"})
+    assert live.read() == {"state": "staging"}
+    assert stat.S_IMODE(Path(live.STATUS).stat().st_mode) == 0o644
+    assert [path.name for path in Path(live.STATUS).parent.iterdir()] == ["status.json"]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"', "\udcff"])
 def test_broken_status_is_no_status(pi: FakePi, content: str) -> None:
-    progress.STATUS.write_bytes(content.encode(errors="surrogateescape"))
-    assert progress.read_status() == {}
+    Path(live.STATUS).write_bytes(content.encode(errors="surrogateescape"))
+    assert live.read() == {}
 
 
 def test_settled(pi: FakePi) -> None:
     shown = Progress(plan(), Log())
     shown.begin("staging", steps.ALL[0])
     shown.settle("done", "over")
-    status = json.loads(progress.STATUS.read_text())
+    status = json.loads(Path(live.STATUS).read_text())
     assert (status["state"], status["step"], status["message"]) == ("done", "", "over")
 
 
 def test_lock_tells_whether_a_worker_runs(pi: FakePi) -> None:
-    assert not progress.is_running()
-    descriptor = os.open(progress.LOCK, os.O_RDWR | os.O_CREAT)
-    assert not progress.is_running()
+    assert not live.is_running()
+    descriptor = os.open(live.LOCK, os.O_RDWR | os.O_CREAT)
+    assert not live.is_running()
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    assert progress.is_running()
+    assert live.is_running()
     os.close(descriptor)
-    assert not progress.is_running()
+    assert not live.is_running()
 
 
 def test_estimate_grows_with_the_data() -> None:

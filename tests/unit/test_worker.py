@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from crfs import journal, probe, progress, steps, worker
+from crfs import journal, live, probe, progress, steps, worker
 from crfs.bootfiles import BootFiles
 from crfs.errors import CommandError, CrfsError, DisagreementError, HsmError
 from crfs.journal import Entry, Journal
@@ -163,7 +163,7 @@ class World:
         assert self.root_whole
         assert not self.stage_whole
         assert not (self.pi.boot / journal.FOLDER).exists()
-        report = json.loads(worker.REPORT.read_text())
+        report = json.loads(Path(live.REPORT).read_text())
         assert report["state"] == "done"
         # No step is left out of the report, whatever happened on the way.
         assert {one["id"] for one in report["steps"]} == {step.id for step in steps.ALL}
@@ -182,7 +182,7 @@ def test_journey(world: World) -> None:
     world.assert_arrived()
     assert world.log == [step.id for step in steps.ALL]
     assert world.boots == [("plain", "default"), ("stage", "trial"), ("root", "trial")]
-    status = progress.read_status()
+    status = live.read()
     assert (status["state"], status["step"], status["overall"]) == ("done", "", 100.0)
 
 
@@ -525,8 +525,8 @@ def test_halts_are_one_line() -> None:
 def test_lock_is_for_one(pi: FakePi) -> None:
     first = worker.hold_lock()
     assert first > 2
-    assert progress.is_running()
+    assert live.is_running()
     with pytest.raises(CrfsError, match="at work"):
         worker.hold_lock()
     pi._release()
-    assert not progress.is_running()
+    assert not live.is_running()
