@@ -77,7 +77,7 @@ def stage_cmdline(original: str, plan: Plan, *, trial: bool) -> str:
     ours = [
         f"root=/dev/mapper/{STAGE_MAPPING}",
         f"cryptopts=target={STAGE_MAPPING},source=UUID={plan.uuids.stage_luks},"
-        f"keyscript={KEYSCRIPT},luks",
+        f"keyscript={KEYSCRIPT},luks,tries=100",
         "ro",
         "rootflags=noload",
         "fsck.mode=skip",

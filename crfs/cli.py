@@ -45,6 +45,11 @@ def build_parser() -> argparse.ArgumentParser:
     encrypt.add_argument(
         "--yes", action="store_true", help="do not ask; does not cover --erase-usb"
     )
+    encrypt.add_argument(
+        "--no-recovery-key",
+        action="store_true",
+        help="make no recovery key: without the HSM the data is gone",
+    )
     encrypt.add_argument("--dry-run", action="store_true", help="show the plan, change nothing")
 
     status = add("status", "show where a migration is")
@@ -54,6 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("rollback", "put everything back, as long as the plain root exists")
     verify = add("verify", "check that the root is encrypted and unlocked by the HSM")
     verify.add_argument("--json", action="store_true", help="for machines")
+
+    recovery = add("recovery-key", "add, test or remove a key that opens cryptrfs without the HSM")
+    recovery.add_argument("action", choices=("add", "test", "remove"))
 
     rehearse = add("rehearse", "rehearse the migration on a virtual Raspberry Pi")
     rehearse.add_argument("--image", metavar="FILE", help="rehearse on a copy of this card image")
@@ -67,6 +75,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _module_of(command: str) -> str:
+    return f"crfs.commands.{command.replace('-', '_')}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code and never raises a traceback at a user's mistake."""
     try:
@@ -74,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Imported only now: `crfs status` and `--help` have to be quick.
         if args.command == "run":
             return int(importlib.import_module("crfs.worker").main())
-        return int(importlib.import_module(f"crfs.commands.{args.command}").run(args))
+        return int(importlib.import_module(_module_of(args.command)).run(args))
     except CrfsError as error:
         print(f"crfs: {error}", file=sys.stderr)
         return error.code

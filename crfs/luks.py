@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from crfs import probe, runner
 from crfs.errors import CommandError, DisagreementError
 from crfs.model import Cipher
 
 # The key has 4096 random bits: no slow function can add to that, and argon2 may exhaust a Pi.
 _PBKDF = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
+_KEYSLOTS = 32  # of a LUKS2 header
+_RECOVERY_TOKEN = "crfs-recovery"  # noqa: S105 (a name, not a secret)
 HEADER_BYTES = 16 * 2**20  # cryptsetup's default data offset for LUKS2
 BLOCK = 4096  # of the filesystem inside, bytes
 INODE_BYTES = 256  # mke2fs's default
@@ -49,6 +54,53 @@ def format_device(path: str, uuid: str, cipher: Cipher, key: bytes, label: str) 
         stdin=key,
         timeout=300,
     )  # fmt: skip
+
+
+def add_recovery_key(path: str, key: bytes, recovery: str) -> None:
+    """Let a recovery key open the device too; the token tells later which keyslot that is.
+
+    Raises CommandError.
+    """
+    slot = min(set(map(str, range(_KEYSLOTS))) - set(_metadata(path)["keyslots"]), key=int)
+    runner.run(
+        [
+            "cryptsetup", "luksAddKey", "--batch-mode", *_PBKDF, "--new-key-slot", slot,
+            "--key-file", "-", "--keyfile-size", str(len(key)),
+            "--new-keyfile", "-", "--new-keyfile-size", str(len(recovery)), path,
+        ],
+        stdin=key + recovery.encode(),
+    )  # fmt: skip
+    token = json.dumps({"type": _RECOVERY_TOKEN, "keyslots": [slot]})
+    runner.run(["cryptsetup", "token", "import", "--json-file", "-", path], stdin=token.encode())
+
+
+def recovery_keyslots(path: str) -> list[str]:
+    """Numbers of the keyslots that recovery keys open. Raises CommandError."""
+    tokens = _metadata(path)["tokens"].values()
+    return [slot for one in tokens if one["type"] == _RECOVERY_TOKEN for slot in one["keyslots"]]
+
+
+def remove_recovery_keys(path: str, key: bytes) -> None:
+    """Destroy the keyslots of recovery keys; `key`, which stays, proves the right to.
+
+    Raises CommandError.
+    """
+    for slot in recovery_keyslots(path):
+        runner.run(
+            ["cryptsetup", "luksKillSlot", "--batch-mode", "--key-file", "-", path, slot],
+            stdin=key,
+        )
+    for number, token in _metadata(path)["tokens"].items():
+        if token["type"] == _RECOVERY_TOKEN:
+            runner.run(["cryptsetup", "token", "remove", "--token-id", number, path])
+
+
+def _metadata(path: str) -> dict[str, Any]:
+    """The LUKS2 header's own description: LUKS2 On-Disk Format Specification, JSON area."""
+    found: dict[str, Any] = json.loads(
+        runner.query(["cryptsetup", "luksDump", "--dump-json-metadata", path])
+    )
+    return found
 
 
 def key_opens(path: str, key: bytes) -> bool:

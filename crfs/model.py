@@ -84,6 +84,7 @@ class Plan:
     inodes: int  # of the root filesystem, used and free; the encrypted one gets about as many
     files: int  # inodes in use
     label: str  # of the root filesystem
+    recovery_key: bool  # derived from the HSM's key, and shown in phase 1
     services: tuple[str, ...]  # of the vendor's, those active before
     kept_units: tuple[str, ...]  # network and ssh, as enabled: they run in the small system too
 

@@ -48,6 +48,7 @@ class Wanted:
     root_number: int | None = None
     stick: str | None = None
     erase_stick: bool = False
+    recovery_key: bool = True
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,7 @@ def make_plan(facts: Facts, wanted: Wanted, cipher: Cipher = luks.AES) -> Decisi
         inodes=facts.inodes,
         files=facts.files,
         label=probe.printable(root.label)[:16],
+        recovery_key=wanted.recovery_key,
         services=facts.services,
         kept_units=facts.kept_units,
     )

@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("journal",),
     ("bootfiles",),
     ("probe",),
-    ("keys", "luks", "blocks", "trees", "dress"),
+    ("keys", "luks", "blocks", "trees", "dress", "recovery"),
     ("preflight",),
     ("steps",),
     ("machine", "progress"),

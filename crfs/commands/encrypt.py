@@ -7,13 +7,14 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from crfs import keys, live, luks, model, preflight, probe, progress
+from crfs import keys, live, luks, model, preflight, probe, progress, recovery
+from crfs.bootfiles import BootFiles
 from crfs.commands import follow
 from crfs.commands.common import read_journal, require_root
 from crfs.errors import Declined
 from crfs.journal import Journal
 from crfs.preflight import Decision, Wanted
-from crfs.steps import ALL, STAGING
+from crfs.steps import ALL, STAGING, stage
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     if live.is_running():
         raise follow.busy()
     read_journal()  # damaged, it stops here
-    wanted = Wanted(args.disk, args.root_part, args.usb, args.erase_usb)
+    wanted = Wanted(args.disk, args.root_part, args.usb, args.erase_usb, not args.no_recovery_key)
     facts = preflight.gather()
     decision = preflight.make_plan(facts, wanted)
     # Only now: where cryptsetup is missing, the plan's refusal names the package.
@@ -36,19 +37,57 @@ def run(args: argparse.Namespace) -> int:
         print(f"HSM: {held}")
         print("This was a dry run: nothing was changed.")
         return 0
+    boot, journal = BootFiles(Path(plan.boot.mount), plan), Journal(Path(plan.boot.mount))
     keys.take_hsm()
     try:
         print(describe(decision))
         print(f"HSM: {_ask_hsm()}")
         if not args.yes:
             _ask(decision)
-        journal = Journal(Path(decision.plan.boot.mount))
-        journal.write(model.Record(plan=decision.plan, state=STAGING, boot_id=probe.boot_id()))
+        finished: tuple[str, ...] = ()
+        if plan.recovery_key:
+            finished = (_make_key(boot, ask=not args.yes),)
+        journal.write(
+            model.Record(plan=plan, state=STAGING, boot_id=probe.boot_id(), finished=finished)
+        )
     except BaseException:
         keys.give_back_hsm(facts.services)
+        boot.remove_own()
+        journal.remove()
         raise
     follow.start()
     return follow.follow()
+
+
+def _make_key(boot: BootFiles, *, ask: bool) -> str:
+    """Do the step `seal-key` here, where somebody sees the recovery key; return the step's id.
+
+    Nothing is written before the key has been read. Raises Declined, HsmError.
+    """
+    key = keys.random_bytes(keys.KEY_BYTES)
+    sealed = keys.seal(key)
+    shown = recovery.derive(key, boot.plan.run_id)
+    print("\n" + recovery.sheet(shown), flush=True)
+    if ask:
+        _confirm(shown)
+    stage.store_key(boot, sealed)
+    return stage.STAGING[0].id
+
+
+def _confirm(shown: str) -> None:
+    """Have the last group typed, to see that the key was kept. Raises Declined."""
+    for _ in range(3):
+        try:
+            typed = input("\nType its last group of letters to begin: ")
+        except EOFError:
+            break
+        if typed.strip().lower() == shown.rpartition("-")[2]:
+            return
+        print("That is not its last group.")
+    raise Declined(
+        "The recovery key was not confirmed.",
+        advice="'sudo crfs encrypt' makes a new one; '--no-recovery-key' does without",
+    )
 
 
 def _ask_hsm() -> str:
@@ -82,6 +121,12 @@ def describe(decision: Decision) -> str:
         f"encryption: {plan.cipher.name}, {plan.cipher.key_bits} bits.",
         f"How long: about {live.clock(progress.estimate(plan))}. Services stop for the second "
         "half.",
+        "Recovery key: "
+        + (
+            "shown when you agree, stored nowhere; it opens cryptrfs without the HSM."
+            if plan.recovery_key
+            else "none; without the HSM the data is gone."
+        ),
         "A power cut at any time loses nothing: the work goes on at the next boot.",
         *(f"Warning: {one}" for one in decision.warnings),
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crfs import keys, luks, probe, runner
+from crfs import keys, luks, probe, recovery, runner
 from crfs.blocks import Report
 from crfs.bootfiles import BootFiles
 from crfs.journal import Journal
@@ -80,6 +80,26 @@ class Context:
             keys.take_hsm()
             self._key = keys.unseal(self.boot.sealed_key.read_bytes())
         return self._key
+
+    def recovery_key(self) -> str:
+        """The recovery key that phase 1 has shown, "" if there is none. Raises HsmError."""
+        if not self.plan.recovery_key:
+            return ""
+        return recovery.derive(self.key(), self.plan.run_id)
+
+    def format(self, device: str, uuid: str, label: str) -> None:
+        """Make a LUKS header of this run: opened by the HSM's key, and by the recovery key."""
+        luks.format_device(device, uuid, self.plan.cipher, self.key(), label)
+        if self.plan.recovery_key:
+            luks.add_recovery_key(device, self.key(), self.recovery_key())
+        runner.run(["udevadm", "settle", "--timeout=30"])
+
+    def formatted(self, device: str) -> bool:
+        """Whether the keys of this run open the header on a device."""
+        keys_of_run = [self.key()]
+        if self.plan.recovery_key:
+            keys_of_run.append(self.recovery_key().encode())
+        return all(luks.key_opens(device, one) for one in keys_of_run)
 
     def where(self) -> str:
         """Which root this boot runs from: `bootfiles.PLAIN`, `STAGE` or `ROOT`."""

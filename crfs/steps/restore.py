@@ -75,15 +75,14 @@ def _format_root(context: Context) -> None:
     plan = context.plan
     part = probe.root_partition(plan.card)
     luks.close_mapping(ROOT_MAPPING)
-    luks.format_device(part.path, plan.uuids.root_luks, plan.cipher, context.key(), ROOT_MAPPING)
-    runner.run(["udevadm", "settle", "--timeout=30"])
+    context.format(part.path, plan.uuids.root_luks, ROOT_MAPPING)
     context.save(offset=0)
 
 
 def _root_formatted(context: Context) -> bool:
     part = probe.root_partition(context.plan.card)
     ours = context.plan.uuids.root_luks
-    return probe.blkid(part.path, "UUID") == ours and luks.key_opens(part.path, context.key())
+    return probe.blkid(part.path, "UUID") == ours and context.formatted(part.path)
 
 
 def _restore(context: Context) -> None:

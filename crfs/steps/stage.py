@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from crfs import dress, fatfile, keys, luks, probe, runner, trees
-from crfs.bootfiles import STAGE
+from crfs.bootfiles import STAGE, BootFiles
 from crfs.errors import CommandError, DisagreementError, HostError, LayoutError
 from crfs.model import STAGE_LABEL, STAGE_MAPPING, Plan
 from crfs.steps.base import (
@@ -39,10 +39,21 @@ _WRITABLE = "noatime,noinit_itable,commit=60"
 
 
 def _seal_key(context: Context) -> None:
+    if context.plan.recovery_key:
+        raise DisagreementError(
+            f"{context.boot.sealed_key} is gone. The recovery key that you were shown was made "
+            "of it; a new one would not open anything.",
+            data=_CARD_UNTOUCHED,
+            advice="'sudo crfs rollback', then 'sudo crfs encrypt', which shows a new one",
+        )
     keys.take_hsm()
-    sealed = keys.seal(keys.random_bytes(keys.KEY_BYTES))
-    context.boot.own.mkdir(mode=0o700, exist_ok=True)
-    fatfile.replace(context.boot.sealed_key, sealed)
+    store_key(context.boot, keys.seal(keys.random_bytes(keys.KEY_BYTES)))
+
+
+def store_key(boot: BootFiles, sealed: bytes) -> None:
+    """Keep the sealed key where all three phases find it."""
+    boot.own.mkdir(mode=0o700, exist_ok=True)
+    fatfile.replace(boot.sealed_key, sealed)
 
 
 def _key_present(context: Context) -> bool:
@@ -58,13 +69,12 @@ def _format_stick(context: Context) -> None:
         for mount in block.mounts:
             runner.run(["umount", mount], data=_CARD_UNTOUCHED)
     runner.run(["wipefs", "--all", stick.path], data=_CARD_UNTOUCHED)
-    luks.format_device(stick.path, plan.uuids.stage_luks, plan.cipher, context.key(), STAGE_LABEL)
-    runner.run(["udevadm", "settle", "--timeout=30"])
+    context.format(stick.path, plan.uuids.stage_luks, STAGE_LABEL)
 
 
 def _stick_present(context: Context) -> bool:
     stage = probe.find_stage(context.plan.uuids.stage_luks)
-    if not luks.key_opens(stage.path, context.key()):
+    if not context.formatted(stage.path):
         raise DisagreementError(
             "The stick carries this migration's LUKS header, but its key does not open it.",
             data=_CARD_UNTOUCHED,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from crfs import blocks, fatfile, journal, luks, probe, trees
+from crfs import blocks, fatfile, journal, luks, probe, recovery, trees
 from crfs.model import Cipher
 
 pytestmark = pytest.mark.integration
@@ -63,6 +63,20 @@ def test_erased_stick_opens_with_no_key(opened: str) -> None:
     luks.erase(STICK)
     assert probe.blkid(STICK, "TYPE") == ""
     assert not luks.key_opens(STICK, KEY)
+
+
+def test_recovery_key_opens_until_it_is_removed(opened: str) -> None:
+    key = recovery.fresh()
+    assert luks.recovery_keyslots(STICK) == []
+    luks.add_recovery_key(STICK, KEY, key)
+    assert luks.recovery_keyslots(STICK) == ["1"]
+    assert luks.key_opens(STICK, key.encode())
+    assert not luks.key_opens(STICK, recovery.fresh().encode())
+    assert not luks.key_opens(STICK, b"")
+    luks.remove_recovery_keys(STICK, KEY)
+    assert luks.recovery_keyslots(STICK) == []
+    assert not luks.key_opens(STICK, key.encode())
+    assert luks.key_opens(STICK, KEY)
 
 
 def test_block_copy_is_the_same_filesystem(opened: str, tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ CARD = Card(
 )
 
 
-def plan(mount: str = "/boot/firmware", *, tryboot: bool = True) -> Plan:
+def plan(
+    mount: str = "/boot/firmware", *, tryboot: bool = True, recovery_key: bool = False
+) -> Plan:
     return Plan(
         run_id="aaaaaaaa-0000-4000-8000-000000000000",
         card=CARD,
@@ -55,6 +57,7 @@ def plan(mount: str = "/boot/firmware", *, tryboot: bool = True) -> Plan:
         inodes=2000000,
         files=100000,
         label="rootfs",
+        recovery_key=recovery_key,
         services=("zkifc.service", "zkbootrtc.service"),
         kept_units=("NetworkManager.service", "ssh.service"),
     )
@@ -241,7 +244,12 @@ class FakePi:
     def changes(self) -> list[list[str]]:
         """Effects apart from asking the HSM, for which its daemon has to step aside."""
         daemon = [["systemctl", verb, unit] for verb in ("stop", "start") for unit in keys.SERVICES]
-        return [one for one in self.effects if one not in daemon and one[0] != "/sbin/zkgrifs"]
+        asking = [f"/sbin/{Path(name).name}" for name in keys.TOOLS]
+        return [
+            one
+            for one in self.effects
+            if one not in daemon and one[0] not in asking and str(keys._KEY_FOLDER) not in one
+        ]
 
     def query(self, argv: Sequence[str], *, timeout: float = 60, ok: Sequence[int] = (0,)) -> str:
         self._need(argv[0])
@@ -278,6 +286,13 @@ class FakePi:
                         advice="read what the command said: no answer on the bus",
                     )
                 return os.urandom(int(count))
+            case ["/sbin/zklockifs", path]:
+                return b"sealed:" + Path(path).read_bytes()
+            case ["/sbin/zkunlockifs", path]:
+                return Path(path).read_bytes().removeprefix(b"sealed:")
+            case ["umount", path] if path == str(keys._KEY_FOLDER):
+                for secret in keys._KEY_FOLDER.iterdir():
+                    secret.unlink()
             case ["systemctl", "stop", unit]:
                 self.active.discard(unit)
             case ["systemctl", "start", preflight.UNIT] if self.unit_works:
@@ -368,7 +383,8 @@ def build(
         _free=lambda folder: pi.boot_free,
     )
     # An absolute name stays what it is when a folder is put before it.
-    set_up(keys, TOOLS=tuple(str(tools / name) for name in keys.TOOLS), STATE_FOLDER=state)
+    names = tuple(str(tools / name) for name in keys.TOOLS)
+    set_up(keys, TOOLS=names, STATE_FOLDER=state, _KEY_FOLDER=run / "keys")
     set_up(
         live,
         STATUS=str(run / "status.json"),

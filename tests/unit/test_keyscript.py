@@ -1,0 +1,77 @@
+"""The keyscript of the initramfs, run by busybox as there; only the HSM's tool is a stand-in."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from crfs import recovery
+
+HOOKS = Path(__file__).resolve().parents[2] / "initramfs-hooks"
+KEY = recovery.derive(bytes(512), "run")
+pytestmark = pytest.mark.real_commands
+
+
+def ask(folder: Path, *, tried: int, typed: str, hsm: str = "exit 1") -> tuple[int, str, str]:
+    """Exit code, standard output and error of the keyscript at the given try."""
+    tool, console = folder / "zkunlockifs", folder / "console"
+    tool.write_text(f"#!/bin/sh\necho 'hsm is silent' >&2\n{hsm}\n")
+    tool.chmod(0o755)
+    console.write_text(typed)
+    text = (HOOKS / "zk_get_key").read_text()
+    for name, path in {
+        "/sbin/zkunlockifs": tool,
+        "/scripts/crfs-functions": HOOKS / "functions",
+        "/run/crfs": folder / "run",
+        "/dev/console": console,
+        "sleep 2": ":",
+    }.items():
+        assert str(name) in text
+        text = text.replace(str(name), str(path))
+    script = folder / "script"
+    script.write_text(text)
+    done = subprocess.run(
+        ["busybox", "sh", str(script)],
+        capture_output=True,
+        text=True,
+        env={"CRYPTTAB_TRIED": str(tried), "CRYPTTAB_NAME": "cryptrfs", "PATH": "/usr/bin:/bin"},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_hsm_comes_first(tmp_path: Path) -> None:
+    code, out, _ = ask(tmp_path, tried=5, typed=KEY, hsm="printf key; exit 0")
+    assert (code, out) == (0, "key")
+    assert (tmp_path / "run/unlocked").read_text().startswith("cryptrfs ")
+
+
+@pytest.mark.parametrize("tried", [0, 1, 2])
+def test_the_hsm_has_its_chances(tmp_path: Path, tried: int) -> None:
+    code, out, err = ask(tmp_path, tried=tried, typed=KEY)
+    assert (code, out) == (1, "")
+    assert "hsm is silent" in err
+    assert "recovery" not in err
+
+
+@pytest.mark.parametrize("typed", [KEY, KEY.upper(), KEY.replace("-", " "), KEY.replace("-", "")])
+def test_the_recovery_key_however_it_is_typed(tmp_path: Path, typed: str) -> None:
+    code, out, err = ask(tmp_path, tried=3, typed=typed + "\n")
+    assert (code, out) == (0, KEY)
+    assert not (tmp_path / "run/unlocked").exists(), "it was not the HSM"
+    assert KEY not in err
+
+
+def test_an_empty_line_asks_the_hsm_again(tmp_path: Path) -> None:
+    for typed in ("\n", ""):
+        code, out, err = ask(tmp_path, tried=3, typed=typed)
+        assert (code, out) == (1, "")
+        assert "nothing was typed" in err
+
+
+def test_a_wrong_key_is_said_to_be_wrong(tmp_path: Path) -> None:
+    code, out, err = ask(tmp_path, tried=3, typed="password\n")
+    assert code == 0
+    assert out != KEY
+    assert "was not the recovery key" in err
