@@ -15,19 +15,21 @@ Whatever runs out of time raises RehearsalError; leaving the `with` block ends t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import shutil
 import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from crfs.errors import RehearsalError
 from crfs.rehearsal import firmware
-from crfs.rehearsal.boards import Wiring, find_board, kvm_works
+from crfs.rehearsal.boards import VIRTIO_DISKS, Wiring, find_board, kvm_works
 from crfs.rehearsal.console import Console, ConsoleClosed, ConsoleTimeout
 from crfs.rehearsal.module import HsmProcess
 from crfs.rehearsal.monitor import Monitor
@@ -79,15 +81,20 @@ class VirtualPi:
         tryboot: bool = True,
         card_id: str = "card-1",
         board_id: str = "board-1",
+        served: Mapping[Path, Path] | None = None,
         on_line: Callable[[str], None] = lambda line: None,
     ) -> None:
         """A Pi without power. `folder` gets the serial log (`serial.log`, all boots).
 
         `tryboot` false is an old firmware without one-shot boot. `card_id` and `board_id` are what
-        an HSM in production mode binds to. `on_line` is called with each line on the console, in
+        an HSM in production mode binds to. `served` (on `uml`) has the sockets of vhost-user
+        processes that serve card and stick in place of the emulator, by image. `on_line` is called with each line on the console, in
         a thread of its own.
         """
         self.board = find_board(board)
+        self._served = served or {}
+        if served:
+            self.board = dataclasses.replace(self.board, **VIRTIO_DISKS)
         self.card = card
         self.stick = stick
         self.stick_serial = "CRFS0001"
@@ -99,6 +106,8 @@ class VirtualPi:
         self.slowness = 1.5 if self.kvm else self.board.slowness
         self.boots: list[Boot] = []
         self.acknowledged = 0
+        # When the application said that it had written a record, by time.monotonic().
+        self.record_times: list[float] = []
         self.log = folder / "serial.log"
         folder.mkdir(parents=True, exist_ok=True)
         self._on_line = on_line
@@ -150,8 +159,8 @@ class VirtualPi:
         if hsm is not None:
             wires.append(hsm)
         wiring = Wiring(
-            card=self.card.resolve(),
-            stick=self.stick.resolve() if self.stick else None,
+            card=self._served.get(self.card, self.card.resolve()),
+            stick=self._served.get(self.stick, self.stick.resolve()) if self.stick else None,
             stick_serial=self.stick_serial,
             kernel=kernel,
             initramfs=initramfs,
@@ -318,6 +327,7 @@ class VirtualPi:
             for text in lines:
                 if match := re.fullmatch(r"R (\d+)\s*", text):
                     self.acknowledged = max(self.acknowledged, int(match[1]))
+                    self.record_times.append(time.monotonic())
                 elif match := re.fullmatch(r"ROOT (\S+)\s*", text):
                     boot.root = match[1]
                 elif match := re.fullmatch(r"END (reboot|poweroff|halt|kexec) ?(.*?)\s*", text):
