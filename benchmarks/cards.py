@@ -80,7 +80,7 @@ CASES = {
     )
 }
 # Beside the four: as little as there can be, to try a flow; and very many files.
-TINY = Case("tiny", "as small as it can be", 700, "large", 0.0)
+TINY = Case("tiny", "as small as it can be", 900, "large", 0.0)
 MANY = Case("many", "400 000 files", 7500, "tiny", 400_000)
 
 

@@ -101,5 +101,7 @@ def bridge() -> str:
     """The path of qemu-storage-daemon; RehearsalError names the package to install."""
     path = shutil.which(BRIDGE)
     if path is None:
-        raise RehearsalError(f"{BRIDGE} is not installed.", advice="apt-get install qemu-system-x86")
+        raise RehearsalError(
+            f"{BRIDGE} is not installed.", advice="apt-get install qemu-system-x86"
+        )
     return path

@@ -6,6 +6,7 @@ user-mode Linux, by far the fastest where KVM does not work, but with other devi
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
 import subprocess
@@ -110,8 +111,9 @@ BOARDS = {
 }
 
 
-# Where the disks of user-mode Linux are not images but sockets, they are virtio's.
-VIRTIO_DISKS = {"card": "/dev/vda", "stick": "/dev/vdb"}
+def with_virtio_disks(board: Board) -> Board:
+    """The board with the names that vhost-user disks have in the guest."""
+    return dataclasses.replace(board, card="/dev/vda", stick="/dev/vdb")
 
 
 def find_board(name: str) -> Board:

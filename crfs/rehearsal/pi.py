@@ -15,7 +15,6 @@ Whatever runs out of time raises RehearsalError; leaving the `with` block ends t
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import re
 import shutil
 import socket
@@ -24,12 +23,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from crfs.errors import RehearsalError
 from crfs.rehearsal import firmware
-from crfs.rehearsal.boards import VIRTIO_DISKS, Wiring, find_board, kvm_works
+from crfs.rehearsal.boards import Wiring, find_board, kvm_works, with_virtio_disks
 from crfs.rehearsal.console import Console, ConsoleClosed, ConsoleTimeout
 from crfs.rehearsal.module import HsmProcess
 from crfs.rehearsal.monitor import Monitor
@@ -47,7 +46,8 @@ class Boot:
     """One boot: what the firmware chose, what the guest says its root is, and how it ended.
 
     `ended` is "running", "reboot", "poweroff", "cut" (power) or "crash" (anything else);
-    `argument` is that of an orderly reboot, "0 tryboot" for instance.
+    `argument` is that of an orderly reboot, "0 tryboot" for instance. `powered_at` is when the
+    power came on, by time.monotonic(); `login_s` how many seconds later the login prompt was met.
     """
 
     number: int
@@ -57,6 +57,8 @@ class Boot:
     root: str = ""
     ended: str = "running"
     argument: str = ""
+    powered_at: float = field(default_factory=time.monotonic)
+    login_s: float = 0.0
 
     @property
     def device(self) -> str:
@@ -88,13 +90,13 @@ class VirtualPi:
 
         `tryboot` false is an old firmware without one-shot boot. `card_id` and `board_id` are what
         an HSM in production mode binds to. `served` (on `uml`) has the sockets of vhost-user
-        processes that serve card and stick in place of the emulator, by image. `on_line` is called with each line on the console, in
-        a thread of its own.
+        processes that serve card and stick in place of the emulator, by image. `on_line` is
+        called with each line on the console, in a thread of its own.
         """
         self.board = find_board(board)
         self._served = served or {}
         if served:
-            self.board = dataclasses.replace(self.board, **VIRTIO_DISKS)
+            self.board = with_virtio_disks(self.board)
         self.card = card
         self.stick = stick
         self.stick_serial = "CRFS0001"
@@ -241,6 +243,7 @@ class VirtualPi:
         """Wait for the login prompt, log in as `pi`, and leave a shell that `run` can use."""
         limit = timeout * self.slowness
         self.console.expect(r"login: ?$", limit)
+        self.boots[-1].login_s = time.monotonic() - self.boots[-1].powered_at
         self.console.send(f"{USER}\n")
         self.console.expect(r"Password: ?$", limit)
         self.console.send(f"{PASSWORD}\n")

@@ -91,10 +91,10 @@ def run_in_uml(
 
     `script` is /bin/sh text, unless its first line is another `#!`. `disks` appear in their order
     as /dev/ubda, /dev/ubdb, ...; they are raw images and are written to. Sockets among them are
-    vhost-user disks, which appear as /dev/vda, /dev/vdb, ... and are always written to. `mem` is in MiB,
-    `timeout` in seconds of the host's clock. `env` is added to a small fixed environment. With
-    `check`, an exit code other than 0 raises as well. Without `keep_writes` the images stay as
-    they are: what is written to them goes to a place that is thrown away.
+    vhost-user disks, which appear as /dev/vda, /dev/vdb, ... and are always written to. `mem` is
+    in MiB, `timeout` in seconds of the host's clock. `env` is added to a small fixed environment.
+    With `check`, an exit code other than 0 raises as well. Without `keep_writes` the images stay
+    as they are: what is written to them goes to a place that is thrown away.
 
     Raises RehearsalError if user-mode Linux is missing, does not start, is not done in time, or
     (with `check`) if the script failed.
