@@ -30,14 +30,13 @@ class Speed:
 class Profile:
     """A card and a stick.
 
-    The card is of application performance class A1. The SD Association's Physical Layer
+    The card is of application performance class A1: the SD Association's Physical Layer
     Specification 5.1 asks of that class 1500 random reads and 500 random writes a second (of 4
-    KiB each) and 10 MB/s of sustained sequential writing. Reading is bounded by the bus: UHS-I
-    carries 104 MB/s in SDR104, which the host of a Pi 5 speaks and of which about 90 arrive; the
-    host of a Pi 4 stops at DDR50 (50 MB/s), of which about 45 arrive.
+    KiB each) and 10 MB/s of sustained sequential writing. Reading is bounded by the bus. The
+    Raspberry Pi documentation ("SD cards") names SDR104 for the Pi 5 and DDR50 for the Pi 4;
+    UHS-I carries 104 and 50 MB/s in these modes, of which about 90 and 45 arrive.
 
-    For sticks there is no class. 100 MB/s of reading, 20 MB/s of writing and 2000 and 1000
-    operations a second are what a plain USB 3 stick without a cache of its own does.
+    For sticks there is no class. What is here is an assumption, of a plain USB 3 stick.
     """
 
     name: str

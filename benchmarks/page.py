@@ -149,7 +149,7 @@ def head(height: int) -> Sequence[str]:
     return [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {height}" width="640" '
         f'height="{height}" role="img" aria-label="Time that each way to an encrypted root takes">',
-        "<!-- Written by python -m benchmarks --page. Do not edit. -->",
+        "<!-- Written by the benchmark. Do not edit. -->",
         "<style>",
         "  text { font: 13px sans-serif; fill: #1f2328; }",
         "  text.name { text-anchor: end; }",

@@ -25,8 +25,9 @@ from crfs.rehearsal.pi import ConsoleClosed, VirtualPi
 from crfs.rehearsal.rehearse import SEALED_KEY, UNIT
 
 PHASE_S = 3600.0
-MAX_BOOTS = 6
+MIGRATION_BOOTS = 6
 REPEATS = 5
+BOOTS = 2
 DONE = "until test -e /var/lib/crfs/report.json -a ! -e /boot/firmware/crfs; do sleep 0.2; done"
 # Processor time of ten runs, as the shell tells it: user and system.
 TIMED = "TIMEFORMAT='%U %S'; time for i in 1 2 3 4 5 6 7 8 9 10; do {command} >/dev/null; done"
@@ -102,7 +103,7 @@ class _Run:
     def all(self) -> bytes:
         """Boot, measure, encrypt, measure, boot again, power off; the key of the card."""
         result = self.result
-        result["plain_boot_s"] = self._boot()
+        result["plain_boot_s"] = self._quickest_boot()
         result["used_bytes"] = 1024 * int(self.pi.check("df -k --output=used / | tail -n 1"))
         result["plain_status_cost"] = self._status_cost()
         self._migrate()
@@ -115,10 +116,18 @@ class _Run:
         sealed = base64.b64decode(self.pi.check(f"sudo base64 {SEALED_KEY}"))
         result["verify_code"] = self.pi.run("sudo crfs verify")[0]
         self.pi.reboot()
-        result["encrypted_boot_s"] = self._boot()
+        result["encrypted_boot_s"] = self._quickest_boot()
         result["unlock_adds_s"] = result["encrypted_boot_s"] - result["plain_boot_s"]
         self.pi.shutdown()
         return self.hsm.unseal(sealed)
+
+    def _quickest_boot(self) -> float:
+        """Boot and log in some times; the seconds of the quickest."""
+        times = [self._boot()]
+        while len(times) < BOOTS:
+            self.pi.reboot()
+            times.append(self._boot())
+        return min(times)
 
     def _boot(self) -> float:
         """Power on and log in; the seconds up to the prompt, without those of the simulated HSM."""
@@ -145,7 +154,7 @@ class _Run:
         written = [disk.counters() for disk in (self.card, self.stick)]
         began = time.monotonic()
         boots = [self.first_phase()]
-        while len(pi.boots) < MAX_BOOTS:
+        while len(boots) < MIGRATION_BOOTS:
             pi.power_on()
             try:
                 pi.login(PHASE_S)
@@ -155,7 +164,9 @@ class _Run:
             except ConsoleClosed:
                 boots.append(self._ended())
         else:
-            raise RehearsalError(f"After {MAX_BOOTS} boots it is still not done; see {pi.log}.")
+            raise RehearsalError(
+                f"After {MIGRATION_BOOTS} boots it is still not done; see {pi.log}."
+            )
         ended = time.monotonic()
         after = [disk.counters() for disk in (self.card, self.stick)]
         self.result |= {
