@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.devices import Profile
 from benchmarks.figures import longest_silence
 from benchmarks.memory import SAMPLER, PeakMemory
+from benchmarks.nbd import Counters
 from benchmarks.slowdisk import SlowDisk
 from crfs.errors import RehearsalError
 from crfs.rehearsal.lawful import LAWFUL
@@ -62,7 +63,7 @@ def run_first_phase(card: Path, profile: Profile, folder: Path) -> dict[str, Any
         run.pi.power_on()
         run.pi.login()
         seconds = run.first_phase()
-    return {"phase_boots_s": [seconds], "memory": asdict(memory)}
+    return {"first_phase_s": seconds, "memory": asdict(memory)}
 
 
 @contextlib.contextmanager
@@ -114,7 +115,7 @@ class _Run:
         result["reboots_s"] = result["total_s"] - sum(one["seconds"] for one in result["steps"])
         result["cipher"] = report["cipher"]
         sealed = base64.b64decode(self.pi.check(f"sudo base64 {SEALED_KEY}"))
-        result["verify_code"] = self.pi.run("sudo crfs verify")[0]
+        self.pi.check("sudo crfs verify")
         self.pi.reboot()
         result["encrypted_boot_s"] = self._quickest_boot()
         result["unlock_adds_s"] = result["encrypted_boot_s"] - result["plain_boot_s"]
@@ -151,10 +152,10 @@ class _Run:
     def _migrate(self) -> None:
         """From the command to the end of phase 3."""
         pi = self.pi
-        written = [disk.counters() for disk in (self.card, self.stick)]
+        before = self._counters()
         began = time.monotonic()
-        boots = [self.first_phase()]
-        while len(boots) < MIGRATION_BOOTS:
+        first_phase_s = self.first_phase()
+        for _ in range(MIGRATION_BOOTS):
             pi.power_on()
             try:
                 pi.login(PHASE_S)
@@ -162,37 +163,42 @@ class _Run:
                 pi.check(DONE, timeout=PHASE_S)
                 break
             except ConsoleClosed:
-                boots.append(self._ended())
+                self._ended()
         else:
             raise RehearsalError(
                 f"After {MIGRATION_BOOTS} boots it is still not done; see {pi.log}."
             )
         ended = time.monotonic()
-        after = [disk.counters() for disk in (self.card, self.stick)]
         self.result |= {
             "total_s": ended - began,
             "service_gap_s": longest_silence(pi.record_times, began),
-            "phase_boots_s": boots,
-            "written": {
-                name: new.bytes_written - old.bytes_written
-                for name, old, new in zip(("card", "stick"), written, after, strict=True)
-            },
-            "discarded": {
-                name: new.bytes_discarded - old.bytes_discarded
-                for name, old, new in zip(("card", "stick"), written, after, strict=True)
-            },
+            "first_phase_s": first_phase_s,
+            "written": self._since(before, "bytes_written"),
+            "discarded": self._since(before, "bytes_discarded"),
+        }
+
+    def _counters(self) -> dict[str, Counters]:
+        """What has passed through card and stick so far."""
+        return {"card": self.card.counters(), "stick": self.stick.counters()}
+
+    def _since(self, before: dict[str, Counters], what: str) -> dict[str, int]:
+        """How much of one kind has passed since then."""
+        return {
+            name: getattr(now, what) - getattr(before[name], what)
+            for name, now in self._counters().items()
         }
 
     def first_phase(self) -> float:
-        """From the command to reboot 1; how long the boot lasted that ends so, in seconds."""
+        """From the command to reboot 1; how long that takes, in seconds."""
+        began = time.monotonic()
         self.pi.run(SAMPLER.format(unit=UNIT), wait=False)
         disks = f"--disk {self.pi.board.card} --usb {self.pi.board.stick}"
         self.pi.run(f"sudo crfs encrypt {disks} --yes", wait=False)
-        return self._ended()
+        self._ended()
+        return time.monotonic() - began
 
-    def _ended(self) -> float:
-        """Wait until the Pi reboots by itself; how long this boot lasted, in seconds."""
+    def _ended(self) -> None:
+        """Wait until the Pi reboots by itself."""
         boot = self.pi.wait_exit(PHASE_S)
         if boot.ended != "reboot":
             raise RehearsalError(f"Boot {boot.number} ended in {boot.ended}; see {self.pi.log}.")
-        return time.monotonic() - boot.powered_at

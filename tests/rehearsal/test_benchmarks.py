@@ -18,7 +18,9 @@ from benchmarks.devices import MB, PROFILES, Profile, Speed
 from benchmarks.figures import limit, longest_silence, row, seconds_of
 from benchmarks.memory import PeakMemory
 from benchmarks.payload import Source
+from benchmarks.slowdisk import SlowDisk
 from crfs.errors import RehearsalError
+from crfs.rehearsal.workbench import run_in_uml
 
 SLOW = Speed(100.0, 10.0, 50.0, 5.0)
 FAST = Speed(1e12, 1e12, 1e9, 1e9)
@@ -82,6 +84,27 @@ def test_a_disk_speaks_nbd_and_counts(tmp_path: Path) -> None:
     counters = disk.counters
     assert (counters.bytes_read, counters.bytes_written, counters.bytes_discarded) == (7, 5, 8192)
     assert (counters.reads, counters.writes) == (1, 1)
+
+
+@pytest.mark.integration
+def test_a_slow_disk_is_slow_in_a_real_kernel(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"x" * (8 << 20))
+    script = """
+    read -r before _ </proc/uptime
+    dd if=/dev/zero of=/dev/vda bs=1M count=2 conv=fsync 2>/dev/null
+    read -r after _ </proc/uptime
+    echo "$before $after"
+    blkdiscard --offset 4194304 --length 4194304 /dev/vda
+    """
+    with SlowDisk(image, Speed(100 * MB, 1 * MB, 1e4, 1e4)) as disk:
+        for number in (1, 2):  # as over a reboot
+            output = run_in_uml(script, disks=[disk.socket], check=True).output
+            before, after = map(float, output.split())
+            assert 2.0 < after - before < 20
+            assert disk.counters().bytes_written == number * (2 << 20)
+            assert disk.counters().bytes_discarded == number * (4 << 20)
+    assert image.read_bytes() == bytes(2 << 20) + b"x" * (2 << 20) + bytes(4 << 20)
 
 
 def test_payload_compresses_by_half_and_is_the_same_each_time() -> None:
