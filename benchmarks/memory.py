@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 # The largest resident size (VmHWM, anonymous and file pages) of each process of the unit, and
 # what the control group has counted at most, if this kernel counts (with the page cache).
 SAMPLER = """sudo sh -c '
-unit=$(echo /sys/fs/cgroup/system.slice/{unit}.service)
+unit=/sys/fs/cgroup/system.slice/{unit}.service
 while sleep 1; do
     [ -e $unit/cgroup.procs ] || continue
     [ ! -e $unit/memory.peak ] || {{ read -r peak <$unit/memory.peak; echo "%G $peak"; }}
@@ -24,7 +24,7 @@ done' 2>/dev/null &
 
 _PROCESS = re.compile(r"%M (\S+) (\d+) (\d+) (\d+)\s*$")
 _GROUP = re.compile(r"%G (\d+)\s*$")
-WORKER = "python"
+WORKERS = ("crfs", "python")
 
 
 @dataclass
@@ -44,7 +44,7 @@ class PeakMemory:
         """Take note of a line on the console, if it is the sampler's."""
         if match := _PROCESS.search(line):
             name, most, own = match[1], int(match[3]), int(match[4])
-            if name.startswith((WORKER, "crfs")):
+            if name.startswith(WORKERS):
                 self.worker_kib = max(self.worker_kib, most)
                 self.worker_anonymous_kib = max(self.worker_anonymous_kib, own)
             else:

@@ -106,7 +106,6 @@ class _Run:
         result = self.result
         result["plain_boot_s"] = self._quickest_boot()
         result["used_bytes"] = 1024 * int(self.pi.check("df -k --output=used / | tail -n 1"))
-        result["plain_status_cost"] = self._status_cost()
         self._migrate()
         result["status_cost"] = self._status_cost()
         text = self.pi.check("sudo cat /var/lib/crfs/report.json")
