@@ -69,7 +69,7 @@ class Case:
 
 
 # With this the Debian of the virtual Pi fills less than a quarter of the root.
-ROOT_MIB = 1500
+ROOT_MIB = 1800
 CASES = {
     case.name: case
     for case in (
