@@ -6,6 +6,7 @@ user-mode Linux, by far the fastest where KVM does not work, but with other devi
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crfs.errors import RehearsalError
-from crfs.rehearsal.workbench import KERNEL, end_process_group
+from crfs.rehearsal.workbench import KERNEL, end_process_group, uml_disk
 
 MEMORY_MIB = 1024
 KVM_PROBE_S = 5.0
@@ -28,6 +29,7 @@ class Wiring:
     """What a Pi is connected to when its power comes on.
 
     `hsm` and `firmware` are open sockets' descriptors; `monitor` is where QEMU listens for orders.
+    On user-mode Linux, a card or stick may be the socket of a vhost-user disk instead of an image.
     """
 
     card: Path
@@ -109,6 +111,11 @@ BOARDS = {
 }
 
 
+def with_virtio_disks(board: Board) -> Board:
+    """The board with the names that vhost-user disks have in the guest."""
+    return dataclasses.replace(board, card="/dev/vda", stick="/dev/vdb")
+
+
 def find_board(name: str) -> Board:
     """The board called `name`; RehearsalError names the known ones."""
     if name not in BOARDS:
@@ -119,9 +126,9 @@ def find_board(name: str) -> Board:
 def uml_command(wiring: Wiring) -> list[str]:
     """User-mode Linux with a card, a stick and three serial lines."""
     kernel = program(KERNEL, "user-mode-linux")
-    arguments = [kernel, f"mem={MEMORY_MIB}M", f"ubda={wiring.card}"]
+    arguments = [kernel, f"mem={MEMORY_MIB}M", uml_disk("ubda", wiring.card)]
     if wiring.stick is not None:
-        arguments.append(f"ubdb={wiring.stick}")
+        arguments.append(uml_disk("ubdb", wiring.stick))
     if wiring.initramfs is not None:
         arguments.append(f"initrd={wiring.initramfs}")
     arguments += ["con=null", "ssl=null", "ssl0=fd:0,fd:1"]

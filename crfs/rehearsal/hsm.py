@@ -109,9 +109,9 @@ class Hsm:
         unfinished.write_text(json.dumps(asdict(self.state), indent=1) + "\n")
         unfinished.replace(self.path)
 
-    def count(self, what: str) -> None:
-        """Count one event of the kind `what`."""
-        self.state.counters[what] = self.state.counters.get(what, 0) + 1
+    def count(self, what: str, number: int = 1) -> None:
+        """Count an event of the kind `what`, or `number` of them."""
+        self.state.counters[what] = self.state.counters.get(what, 0) + number
 
     # --- crypto -------------------------------------------------------------------------------
 
@@ -382,6 +382,7 @@ class Server:
         """Answer the Pi until it hangs up."""
         try:
             while data := await reader.readline():
+                began = time.monotonic()
                 request = parse_request(data)
                 if request is None or self.hsm.state.answering == "silent":
                     continue
@@ -391,6 +392,8 @@ class Server:
                 code, result = self.hsm.answer(verb, payload)
                 writer.write(format_answer(sequence, code, result))
                 await writer.drain()
+                # So that a boot can be timed without what the simulator itself takes.
+                self.hsm.count("busy_us", round((time.monotonic() - began) * 1e6))
         except (ConnectionError, ValueError):
             pass  # a Pi without power, or a line beyond all limits: it will connect again
         finally:

@@ -76,7 +76,10 @@ class HsmProcess:
         return self.order("set", **values)
 
     def counter(self, name: str) -> int:
-        """How often something happened: "unlocks", "locks", "random", "refused", "tampers"."""
+        """How often something happened: "unlocks", "locks", "random", "refused", "tampers".
+
+        "busy_us" is how long it took to answer the Pi, in microseconds, all in all.
+        """
         counters: dict[str, int] = self.order("get")["counters"]
         return counters.get(name, 0)
 

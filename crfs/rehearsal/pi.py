@@ -21,13 +21,14 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from crfs.errors import RehearsalError
 from crfs.rehearsal import firmware
-from crfs.rehearsal.boards import Wiring, find_board, kvm_works
+from crfs.rehearsal.boards import Wiring, find_board, kvm_works, with_virtio_disks
 from crfs.rehearsal.console import Console, ConsoleClosed, ConsoleTimeout
 from crfs.rehearsal.module import HsmProcess
 from crfs.rehearsal.monitor import Monitor
@@ -45,7 +46,8 @@ class Boot:
     """One boot: what the firmware chose, what the guest says its root is, and how it ended.
 
     `ended` is "running", "reboot", "poweroff", "cut" (power) or "crash" (anything else);
-    `argument` is that of an orderly reboot, "0 tryboot" for instance.
+    `argument` is that of an orderly reboot, "0 tryboot" for instance. `powered_at` is when the
+    power came on, by time.monotonic(); `login_s` how many seconds later the login prompt was met.
     """
 
     number: int
@@ -55,6 +57,8 @@ class Boot:
     root: str = ""
     ended: str = "running"
     argument: str = ""
+    powered_at: float = field(default_factory=time.monotonic)
+    login_s: float = 0.0
 
     @property
     def device(self) -> str:
@@ -79,15 +83,20 @@ class VirtualPi:
         tryboot: bool = True,
         card_id: str = "card-1",
         board_id: str = "board-1",
+        served: Mapping[Path, Path] | None = None,
         on_line: Callable[[str], None] = lambda line: None,
     ) -> None:
         """A Pi without power. `folder` gets the serial log (`serial.log`, all boots).
 
         `tryboot` false is an old firmware without one-shot boot. `card_id` and `board_id` are what
-        an HSM in production mode binds to. `on_line` is called with each line on the console, in
-        a thread of its own.
+        an HSM in production mode binds to. `served` (on `uml`) has the sockets of vhost-user
+        processes that serve card and stick in place of the emulator, by image. `on_line` is
+        called with each line on the console, in a thread of its own.
         """
         self.board = find_board(board)
+        self._served = served or {}
+        if served:
+            self.board = with_virtio_disks(self.board)
         self.card = card
         self.stick = stick
         self.stick_serial = "CRFS0001"
@@ -99,6 +108,8 @@ class VirtualPi:
         self.slowness = 1.5 if self.kvm else self.board.slowness
         self.boots: list[Boot] = []
         self.acknowledged = 0
+        # When the application said that it had written a record, by time.monotonic().
+        self.record_times: list[float] = []
         self.log = folder / "serial.log"
         folder.mkdir(parents=True, exist_ok=True)
         self._on_line = on_line
@@ -150,8 +161,8 @@ class VirtualPi:
         if hsm is not None:
             wires.append(hsm)
         wiring = Wiring(
-            card=self.card.resolve(),
-            stick=self.stick.resolve() if self.stick else None,
+            card=self._served.get(self.card, self.card.resolve()),
+            stick=self._served.get(self.stick, self.stick.resolve()) if self.stick else None,
             stick_serial=self.stick_serial,
             kernel=kernel,
             initramfs=initramfs,
@@ -232,6 +243,7 @@ class VirtualPi:
         """Wait for the login prompt, log in as `pi`, and leave a shell that `run` can use."""
         limit = timeout * self.slowness
         self.console.expect(r"login: ?$", limit)
+        self.boots[-1].login_s = time.monotonic() - self.boots[-1].powered_at
         self.console.send(f"{USER}\n")
         self.console.expect(r"Password: ?$", limit)
         self.console.send(f"{PASSWORD}\n")
@@ -318,6 +330,7 @@ class VirtualPi:
             for text in lines:
                 if match := re.fullmatch(r"R (\d+)\s*", text):
                     self.acknowledged = max(self.acknowledged, int(match[1]))
+                    self.record_times.append(time.monotonic())
                 elif match := re.fullmatch(r"ROOT (\S+)\s*", text):
                     boot.root = match[1]
                 elif match := re.fullmatch(r"END (reboot|poweroff|halt|kexec) ?(.*?)\s*", text):

@@ -2,7 +2,8 @@
 
 The host needs no root, no loop devices and no device-mapper for it. A script sees the whole
 file tree of the host (with the rights of the user who started it) and its disks as `/dev/ubda`,
-`/dev/ubdb`, ... with their partitions `/dev/ubda1` and so on. /proc, /sys, /dev and an empty
+`/dev/ubdb`, ... with their partitions `/dev/ubda1` and so on; those that are vhost-user sockets
+instead of images as `/dev/vda`, `/dev/vdb`, ... /proc, /sys, /dev and an empty
 /run are mounted; ext4, vfat, dm-crypt and their ciphers work. There is no network, no systemd and
 no udev.
 """
@@ -26,10 +27,11 @@ from crfs.errors import RehearsalError
 KERNEL = "linux.uml"
 MODULES = Path("/usr/lib/uml/modules")
 MAX_DISKS = 8
+VIRTIO_BLOCK = 2  # virtio's number of this kind of device
 
 # dm_crypt's own request for these comes too late in user-mode Linux: opening a volume then
 # fails with "encrypted_key: failed to alloc_cipher".
-FIRST_MODULES = ("cbc", "hmac", "dm_mod", "dm_crypt", "adiantum", "vfat", "loop")
+FIRST_MODULES = ("cbc", "hmac", "dm_mod", "dm_crypt", "adiantum", "vfat", "loop", "virtio_blk")
 
 _INIT = """#!/bin/sh
 # First process of a user-mode Linux workbench: prepare, run the script, note its exit code.
@@ -88,10 +90,11 @@ def run_in_uml(
     """Run `script` as root in user-mode Linux and return its exit code and output.
 
     `script` is /bin/sh text, unless its first line is another `#!`. `disks` appear in their order
-    as /dev/ubda, /dev/ubdb, ...; they are raw images and are written to. `mem` is in MiB,
-    `timeout` in seconds of the host's clock. `env` is added to a small fixed environment. With
-    `check`, an exit code other than 0 raises as well. Without `keep_writes` the images stay as
-    they are: what is written to them goes to a place that is thrown away.
+    as /dev/ubda, /dev/ubdb, ...; they are raw images and are written to. Sockets among them are
+    vhost-user disks, which appear as /dev/vda, /dev/vdb, ... and are always written to. `mem` is
+    in MiB, `timeout` in seconds of the host's clock. `env` is added to a small fixed environment.
+    With `check`, an exit code other than 0 raises as well. Without `keep_writes` the images stay
+    as they are: what is written to them goes to a place that is thrown away.
 
     Raises RehearsalError if user-mode Linux is missing, does not start, is not done in time, or
     (with `check`) if the script failed.
@@ -166,6 +169,9 @@ def _disk_arguments(disks: Sequence[Path], work: Path, keep_writes: bool) -> lis
     """`ubdX=` arguments; a link stands for each image, since ',' and ':' mean something there."""
     arguments = []
     for index, disk in enumerate(disks):
+        if disk.is_socket():
+            arguments.append(uml_disk("", disk))
+            continue
         if not disk.is_file():
             raise RehearsalError(f"There is no disk image {disk}.")
         link = work / f"disk{index}"
@@ -173,6 +179,13 @@ def _disk_arguments(disks: Sequence[Path], work: Path, keep_writes: bool) -> lis
         written = f"{link}" if keep_writes else f"{work}/cow{index},{link}"
         arguments.append(f"ubd{chr(ord('a') + index)}={written}")
     return arguments
+
+
+def uml_disk(name: str, disk: Path) -> str:
+    """User-mode Linux's word for an image as its disk `name`, or for a vhost-user disk's socket."""
+    if disk.is_socket():
+        return f"virtio_uml.device={disk}:{VIRTIO_BLOCK}"
+    return f"{name}={disk}"
 
 
 def run_limited(arguments: Sequence[str], console: Path, timeout: float) -> bool:
