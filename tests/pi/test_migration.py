@@ -32,6 +32,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 DISKS = "--disk /dev/ubda --usb /dev/ubdb"
 BOOT_FILES = "cd /boot/firmware && find . -type f -exec sha256sum {} + | sort -k 2"
 PHASE_S = 900.0
+# The two halves of the key, as `crfs encrypt` shows it.
+RECOVERY_KEY = r"\n +((?:[b-v]{8}-){4})\n +((?:[b-v]{8}-){3}[b-v]{8})\n"
 
 
 @dataclasses.dataclass
@@ -163,6 +165,8 @@ def test_a_cut_in_each_phase(bench: Bench) -> None:
     pi = bench.pi
     bench.boot()
     bench.begin()
+    shown = pi.console.expect(RECOVERY_KEY, PHASE_S)
+    recovery_key = shown[1] + shown[2]
     pi.console.expect(r"in all \| Copy the root", PHASE_S)
     pi.power_cut()
 
@@ -201,6 +205,26 @@ def test_a_cut_in_each_phase(bench: Bench) -> None:
     print(f"3 cuts, {len(truth)} files, {len(numbers)} records, {pi.acknowledged} acknowledged")
     assert bench.stick_is_clean()
     assert not find_in_image(bench.card, MARKERS)
+    # Nobody has to trust that the recovery key is stored nowhere.
+    secrets = [one.encode() for one in (recovery_key, recovery_key.replace("-", ""))]
+    assert not find_in_image(bench.card, secrets)
+    assert not find_in_image(bench.stick, secrets)
+
+    # The HSM is dead: nothing opens the root but the recovery key, typed at the console.
+    bench.hsm.set(answering="silent")
+    pi.power_on()
+    for typed, said in (
+        ("", "nothing was typed"),
+        ("cccccccc", "it was not the recovery key"),
+        (recovery_key.upper().replace("-", " "), "trying what was typed"),
+    ):
+        pi.console.expect("Recovery key: ", PHASE_S)
+        pi.console.send(typed + "\n")
+        pi.console.expect(said, PHASE_S)
+    pi.login()
+    assert pi.run("sudo crfs verify")[1].count("MISSING the HSM unlocked it in this boot") == 1
+    bench.hsm.set(answering="ok")
+    pi.shutdown()
 
     # The initramfs of a kernel update, and a boot with it.
     bench.boot()
