@@ -12,9 +12,10 @@ import fcntl
 import os
 import stat
 import struct
+import sys
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -155,6 +156,9 @@ def _mark(name: bytes, facts: os.stat_result, against: os.stat_result) -> int:
 # The clock behind ctime ticks every few milliseconds: a change within the tick of the one before
 # leaves no trace in it.
 _RECENT_NS = 2 * 10**9
+# What one thread compares at once.
+_BATCH_FILES = 32
+_BATCH_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -194,14 +198,7 @@ def prove(
     `report` gets the bytes read so far from the source.
     """
     proven, differing, read = Proven(), 0, 0
-
-    def same(pair: Pair) -> bool | None:
-        try:
-            return _same_content(pair.path, pair.other)
-        except FileNotFoundError:
-            return None
-
-    for pair, equal in in_order(same, _pairs(source, target, skip)):
+    for pair, equal in _compared(_pairs(source, target, skip)):
         if equal and abs(time.time_ns() - pair.facts.st_ctime_ns) > _RECENT_NS:
             proven.add(_mark(pair.name, pair.facts, pair.against))
         elif equal is False:
@@ -210,6 +207,37 @@ def prove(
         read += pair.facts.st_size
         report(read)
     return proven, differing
+
+
+def _compared(pairs: Iterable[Pair]) -> Iterator[tuple[Pair, bool | None]]:
+    """Each pair, and whether its contents are the same; None if a file has vanished meanwhile."""
+
+    def compare_some(batch: list[Pair]) -> list[bool | None]:
+        return [_same(pair) for pair in batch]
+
+    for batch, equal in in_order(compare_some, _batches(pairs)):
+        yield from zip(batch, equal, strict=True)
+
+
+def _batches(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    """A few small files together: to hand each over to a thread takes longer than to read it."""
+    batch: list[Pair] = []
+    size = 0
+    for pair in pairs:
+        batch.append(pair)
+        size += pair.facts.st_size
+        if size >= _BATCH_BYTES or len(batch) == _BATCH_FILES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _same(pair: Pair) -> bool | None:
+    try:
+        return _same_content(pair.path, pair.other)
+    except FileNotFoundError:
+        return None
 
 
 @dataclass
@@ -240,13 +268,17 @@ def compare(
     result = Difference()
     handled = 0
 
-    def same(pair: Pair) -> bool:
-        known = _mark(pair.name, pair.facts, pair.against) in proven
-        return known or _same_content(pair.path, pair.other)
+    def to_read() -> Iterator[Pair]:
+        nonlocal handled
+        for pair in _compare_metadata(source, target, skip, result):
+            if _mark(pair.name, pair.facts, pair.against) in proven:
+                handled += pair.facts.st_size
+                report(handled)
+            else:
+                yield pair
 
     # The walk compares the metadata while a few files are being read.
-    pairs = _compare_metadata(source, target, skip, result)
-    for pair, equal in in_order(same, pairs):
+    for pair, equal in _compared(to_read()):
         if not equal:
             result.add(pair.name, "has other contents")
         handled += pair.facts.st_size
@@ -262,6 +294,7 @@ def _compare_metadata(
     tops = os.fsencode(source), os.fsencode(target)
     for what in _metadata_differences(tops[0], os.lstat(tops[0]), tops[1], os.lstat(tops[1])):
         result.add(b".", what)
+    _find_extra(b"", *tops, skip, result)
     for name, path, facts in walk(source):
         if skip(name):
             continue
@@ -272,6 +305,8 @@ def _compare_metadata(
         except FileNotFoundError:
             result.add(name, "is missing")
             continue
+        if stat.S_ISDIR(facts.st_mode) and stat.S_ISDIR(against.st_mode):
+            _find_extra(name, path, other, skip, result)
         for what in _metadata_differences(path, facts, other, against):
             result.add(name, what)
         if facts.st_nlink > 1 and not stat.S_ISDIR(facts.st_mode):
@@ -280,9 +315,15 @@ def _compare_metadata(
                 result.add(name, "is no longer a hard link to the same file")
         if _comparable(facts, against):
             yield Pair(name, path, facts, other, against)
-    for name, _, _ in walk(target):
-        if not skip(name) and not os.path.lexists(os.path.join(tops[0], name)):
-            result.add(name, "is in the copy only")
+
+
+def _find_extra(
+    name: bytes, path: bytes, other: bytes, skip: Callable[[bytes], bool], result: Difference
+) -> None:
+    """What a folder of the copy has and its source does not."""
+    for extra in sorted({*os.listdir(other)} - {*os.listdir(path)}):
+        if not skip(os.path.join(name, extra)):
+            result.add(os.path.join(name, extra), "is in the copy only")
 
 
 def _metadata_differences(
@@ -331,25 +372,25 @@ def _carries_flags(facts: os.stat_result) -> bool:
 
 def get_flags(path: bytes) -> int:
     """Inode flags of a file or folder. Raises OSError."""
-    with _descriptor(path) as descriptor:
-        flags = array.array("L", [0])
-        fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, flags)
-        return flags[0] & 0xFFFFFFFF
+    descriptor = _open(path)
+    try:
+        flags = fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, bytes(struct.calcsize("l")))
+        return int.from_bytes(flags, sys.byteorder) & 0xFFFFFFFF
+    finally:
+        os.close(descriptor)
 
 
 def set_flags(path: bytes, flags: int) -> None:
     """Set the inode flags of a file or folder. Raises OSError."""
-    with _descriptor(path) as descriptor:
-        fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, array.array("L", [flags]))
-
-
-@contextlib.contextmanager
-def _descriptor(path: bytes) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME)
+    descriptor = _open(path)
     try:
-        yield descriptor
+        fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, struct.pack("l", flags))
     finally:
         os.close(descriptor)
+
+
+def _open(path: bytes) -> int:
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME)
 
 
 def explain(difference: Difference) -> DisagreementError:
