@@ -63,6 +63,12 @@ def build_parser() -> argparse.ArgumentParser:
     recovery = add("recovery-key", "add, test or remove a key that opens cryptrfs without the HSM")
     recovery.add_argument("action", choices=("add", "test", "remove"))
 
+    header = add("header", "keep a copy of cryptrfs's LUKS header, or bring it back")
+    header.add_argument("action", choices=("backup", "restore"))
+    header.add_argument("file", metavar="FILE")
+    header.add_argument("--device", metavar="DEVICE", help="partition to restore to")
+    header.add_argument("--yes", action="store_true", help="do not ask")
+
     rehearse = add("rehearse", "rehearse the migration on a virtual Raspberry Pi")
     rehearse.add_argument("--image", metavar="FILE", help="rehearse on a copy of this card image")
     rehearse.add_argument("--board", choices=("q35", "virt", "uml"), help="the virtual board")

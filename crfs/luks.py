@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from crfs import probe, runner
@@ -13,6 +14,7 @@ from crfs.model import Cipher
 _PBKDF = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
 _KEYSLOTS = 32  # of a LUKS2 header
 _RECOVERY_TOKEN = "crfs-recovery"  # noqa: S105 (a name, not a secret)
+_DEVICE_TOKEN = "crfs-device"  # noqa: S105
 HEADER_BYTES = 16 * 2**20  # cryptsetup's default data offset for LUKS2
 BLOCK = 4096  # of the filesystem inside, bytes
 INODE_BYTES = 256  # mke2fs's default
@@ -72,6 +74,35 @@ def add_recovery_key(path: str, key: bytes, recovery: str) -> None:
     )  # fmt: skip
     token = json.dumps({"type": _RECOVERY_TOKEN, "keyslots": [slot]})
     runner.run(["cryptsetup", "token", "import", "--json-file", "-", path], stdin=token.encode())
+
+
+def name_partition(path: str, partuuid: str) -> None:
+    """Write into the header which partition it belongs to, so that a backup of it tells too."""
+    token = json.dumps({"type": _DEVICE_TOKEN, "keyslots": [], "partuuid": partuuid})
+    runner.run(["cryptsetup", "token", "import", "--json-file", "-", path], stdin=token.encode())
+
+
+def named_partition(path: str) -> str:
+    """The PARTUUID that a header, or a file with its backup, belongs to; "" if it tells none.
+
+    Raises CommandError for what is no LUKS2 header.
+    """
+    for token in _metadata(path)["tokens"].values():
+        if token["type"] == _DEVICE_TOKEN:
+            return str(token.get("partuuid", ""))
+    return ""
+
+
+def back_up_header(path: str, file: Path) -> None:
+    """Copy the header into a new file of mode 0600. Raises CommandError."""
+    runner.run(["cryptsetup", "luksHeaderBackup", path, "--header-backup-file", str(file)])
+
+
+def restore_header(path: str, file: Path) -> None:
+    """Overwrite the header on a device with a backup of it. Raises CommandError."""
+    runner.run(
+        ["cryptsetup", "luksHeaderRestore", "--batch-mode", path, "--header-backup-file", str(file)]
+    )
 
 
 def recovery_keyslots(path: str) -> list[str]:

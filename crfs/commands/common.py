@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from crfs import probe
-from crfs.errors import LayoutError, NotRootError
+from crfs.errors import Declined, LayoutError, NotRootError, StateError
 from crfs.journal import Journal
-from crfs.model import Record
+from crfs.model import ROOT_MAPPING, Record
 
 
 def require_root(command: str) -> None:
@@ -24,3 +25,30 @@ def read_journal() -> tuple[Journal, Record] | None:
         return None
     record = journal.read()
     return (journal, record) if record else None
+
+
+def root_device() -> str:
+    """The partition below cryptrfs. Raises StateError where there is none."""
+    mapping = str(probe.mapping_path(ROOT_MAPPING))
+    for disk in probe.disks():
+        for part in disk.children:
+            if any(child.path == mapping for child in part.children):
+                return part.path
+    raise StateError(
+        "There is no cryptrfs here: this root is not encrypted by crfs.",
+        advice="'sudo crfs encrypt' encrypts it",
+    )
+
+
+def confirm(question: str) -> None:
+    """Go on only if somebody at a terminal types yes. Raises Declined."""
+    if not sys.stdin.isatty():
+        raise Declined(
+            "There is no terminal to ask on.", advice="add '--yes' if you agree to the plan"
+        )
+    try:
+        answer = input(f"\n{question}\nType yes to begin: ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() != "yes":
+        raise Declined("You did not say yes.", advice="type the command again; it asks again")

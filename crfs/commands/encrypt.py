@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 
 from crfs import keys, live, luks, model, preflight, probe, progress, recovery
 from crfs.bootfiles import BootFiles
 from crfs.commands import follow
-from crfs.commands.common import read_journal, require_root
+from crfs.commands.common import confirm, read_journal, require_root
 from crfs.errors import Declined
 from crfs.journal import Journal
 from crfs.preflight import Decision, Wanted
@@ -43,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         print(describe(decision))
         print(f"HSM: {_ask_hsm()}")
         if not args.yes:
-            _ask(decision)
+            confirm(f"Erase {decision.stick.describe()} and encrypt {decision.card.describe()}?")
         finished: tuple[str, ...] = ()
         if plan.recovery_key:
             finished = (_make_key(boot, ask=not args.yes),)
@@ -147,21 +146,3 @@ def _after(decision: Decision) -> str:
 
 def _indent(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.rstrip().splitlines())
-
-
-def _ask(decision: Decision) -> None:
-    """One question, which names what is erased. Raises Declined."""
-    question = (
-        f"\nErase {decision.stick.describe()} and encrypt {decision.card.describe()}?\n"
-        "Type yes to begin: "
-    )
-    if not sys.stdin.isatty():
-        raise Declined(
-            "There is no terminal to ask on.", advice="add '--yes' if you agree to the plan"
-        )
-    try:
-        answer = input(question)
-    except EOFError:
-        answer = ""
-    if answer.strip().lower() != "yes":
-        raise Declined("You did not say yes.", advice="'sudo crfs encrypt' asks again")

@@ -7,11 +7,10 @@ import getpass
 import sys
 from pathlib import Path
 
-from crfs import dress, keys, live, luks, probe, recovery
+from crfs import dress, keys, live, luks, recovery
 from crfs.commands import follow
-from crfs.commands.common import require_root
-from crfs.errors import StateError, VerifyError
-from crfs.model import ROOT_MAPPING
+from crfs.commands.common import require_root, root_device
+from crfs.errors import VerifyError
 
 
 def run(args: argparse.Namespace) -> int:
@@ -19,20 +18,8 @@ def run(args: argparse.Namespace) -> int:
     if live.is_running() or live.has_journal():
         raise follow.busy()
     actions = {"add": _add, "test": _test, "remove": _remove}
-    actions[args.action](_device())
+    actions[args.action](root_device())
     return 0
-
-
-def _device() -> str:
-    """The partition below cryptrfs. Raises StateError where there is none."""
-    for disk in probe.disks():
-        for part in disk.children:
-            if any(child.path == str(probe.mapping_path(ROOT_MAPPING)) for child in part.children):
-                return part.path
-    raise StateError(
-        "There is no cryptrfs here: this root is not encrypted by crfs.",
-        advice="'sudo crfs encrypt' offers a recovery key",
-    )
 
 
 def _hsm_key() -> bytes:

@@ -76,13 +76,18 @@ def _format_root(context: Context) -> None:
     part = probe.root_partition(plan.card)
     luks.close_mapping(ROOT_MAPPING)
     context.format(part.path, plan.uuids.root_luks, ROOT_MAPPING)
+    luks.name_partition(part.path, plan.card.root_partuuid)
     context.save(offset=0)
 
 
 def _root_formatted(context: Context) -> bool:
     part = probe.root_partition(context.plan.card)
     ours = context.plan.uuids.root_luks
-    return probe.blkid(part.path, "UUID") == ours and context.formatted(part.path)
+    return (
+        probe.blkid(part.path, "UUID") == ours
+        and context.formatted(part.path)
+        and luks.named_partition(part.path) == context.plan.card.root_partuuid
+    )
 
 
 def _restore(context: Context) -> None:

@@ -79,6 +79,20 @@ def test_recovery_key_opens_until_it_is_removed(opened: str) -> None:
     assert luks.key_opens(STICK, KEY)
 
 
+def test_header_comes_back_from_its_backup(opened: str, tmp_path: Path) -> None:
+    assert luks.named_partition(STICK) == ""
+    luks.name_partition(STICK, "cafe0001-02")
+    backup = tmp_path / "header"
+    luks.back_up_header(STICK, backup)
+    assert backup.stat().st_mode & 0o777 == 0o400
+    assert luks.named_partition(str(backup)) == "cafe0001-02"
+    sh(f"dd if=/dev/zero of={STICK} bs=1M count=16 conv=fsync status=none")
+    assert not luks.key_opens(STICK, KEY)
+    luks.restore_header(STICK, backup)
+    assert luks.key_opens(STICK, KEY)
+    assert probe.blkid(STICK, "UUID") == UUID
+
+
 def test_block_copy_is_the_same_filesystem(opened: str, tmp_path: Path) -> None:
     sh(f"mkfs.ext4 -q -b 4096 {opened} 100M; mkdir -p {tmp_path}/a; mount {opened} {tmp_path}/a")
     sh(f"cp -a /usr/lib/python3/dist-packages/sh.py /etc/ssl {tmp_path}/a")

@@ -1,0 +1,64 @@
+"""`crfs header`: a copy of cryptrfs's LUKS header, for the day the one on the card is damaged."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from crfs import luks, probe
+from crfs.commands.common import confirm, require_root, root_device
+from crfs.errors import CommandError, LayoutError, UsageError
+
+_UNTOUCHED = "No header was changed."
+
+
+def run(args: argparse.Namespace) -> int:
+    require_root(f"header {args.action} {args.file}")
+    file = Path(args.file).absolute()
+    if args.action == "backup":
+        _back_up(file)
+    else:
+        _restore(file, args.device or root_device(), ask=not args.yes)
+    return 0
+
+
+def _back_up(file: Path) -> None:
+    if file.exists():
+        raise UsageError(f"{file} exists.", advice="name a file that does not exist yet")
+    if not file.parent.is_dir():
+        raise UsageError(f"There is no folder {file.parent}.", advice="name a file in a folder")
+    luks.back_up_header(root_device(), file)
+    print(
+        f"The header of cryptrfs is in {file}.\n"
+        "Keep it elsewhere than on this card. It opens nothing without the HSM or a recovery key;\n"
+        "but a recovery key that you remove later still opens what this header is restored to."
+    )
+
+
+def _restore(file: Path, device: str, *, ask: bool) -> None:
+    try:
+        partuuid = luks.named_partition(str(file))
+    except CommandError:
+        raise UsageError(
+            f"{file} is no backup of a LUKS2 header.",
+            data=_UNTOUCHED,
+            advice="name a file that 'sudo crfs header backup FILE' has made",
+        ) from None
+    found = [part for disk in probe.disks() for part in disk.children if part.path == device]
+    if not found:
+        raise LayoutError(
+            f"{device} is no partition of a disk here.",
+            data=_UNTOUCHED,
+            advice="name the card's root partition, for example '--device /dev/mmcblk0p2'",
+        )
+    if not partuuid or partuuid != found[0].partuuid:
+        raise LayoutError(
+            f"The header in {file} belongs to another partition ({partuuid or 'unknown'}); "
+            f"{device} is {found[0].partuuid or 'unknown'}.",
+            data=_UNTOUCHED,
+            advice="take the backup that was made of this card",
+        )
+    if ask:
+        confirm(f"Overwrite the LUKS header of {found[0].describe()} with {file}?")
+    luks.restore_header(device, file)
+    print(f"The header on {device} is the one of {file} again.")

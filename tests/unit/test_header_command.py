@@ -1,0 +1,93 @@
+"""`crfs header`: only the header of this very partition is ever written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crfs import luks, probe
+from crfs.errors import CommandError
+from tests.unit.pi import GB, FakePi, row
+
+PART = "cafe0001-02"
+
+
+@pytest.fixture
+def done(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """An encrypted Pi; the list tells what was done to headers."""
+    acts: list[str] = []
+    mapping = row(str(probe.mapping_path("cryptrfs")), "crypt", GB)
+    part = row("/dev/mmcblk0p2", "part", GB, partuuid=PART, children=[mapping])
+    other = row("/dev/sda1", "part", GB, partuuid="0badcafe-01")
+    pi.rows[:] = [
+        row("/dev/mmcblk0", "disk", GB, children=[part]),
+        row("/dev/sda", "disk", GB, children=[other]),
+    ]
+    monkeypatch.setattr(
+        luks, "back_up_header", lambda path, file: acts.append(f"{path} > {file.name}")
+    )
+    monkeypatch.setattr(
+        luks, "restore_header", lambda path, file: acts.append(f"{path} < {file.name}")
+    )
+    monkeypatch.setattr(luks, "named_partition", lambda path: PART)
+    return acts
+
+
+def test_backup_goes_to_a_new_file(pi: FakePi, done: list[str], tmp_path: Path) -> None:
+    result = pi.crfs("header", "backup", str(tmp_path / "copy"))
+    assert (result.code, done) == (0, ["/dev/mmcblk0p2 > copy"])
+    assert "Keep it elsewhere" in result.out
+
+
+def test_backup_overwrites_nothing(pi: FakePi, done: list[str], tmp_path: Path) -> None:
+    (tmp_path / "copy").touch()
+    pi.refuses(["header", "backup", str(tmp_path / "copy")], 2, "exists")
+    pi.refuses(["header", "backup", str(tmp_path / "no/copy")], 2, "no folder")
+    assert not done
+
+
+def test_restore_to_its_own_partition(pi: FakePi, done: list[str]) -> None:
+    assert pi.crfs("header", "restore", "copy", "--yes").code == 0
+    assert pi.crfs("header", "restore", "copy", "--yes", "--device", "/dev/mmcblk0p2").code == 0
+    assert done == ["/dev/mmcblk0p2 < copy"] * 2
+
+
+def test_restore_asks(pi: FakePi, done: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+
+    def answer(prompt: str) -> str:
+        asked.append(prompt)
+        return "no"
+
+    monkeypatch.setattr("builtins.input", answer)
+    pi.refuses(["header", "restore", "copy"], 23, "did not say yes")
+    assert "/dev/mmcblk0p2" in asked[0]
+    assert not done
+
+
+@pytest.mark.parametrize("told", ["", "0badcafe-01"])
+def test_a_header_of_something_else_is_refused(
+    pi: FakePi, done: list[str], monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    monkeypatch.setattr(luks, "named_partition", lambda path: told)
+    pi.refuses(["header", "restore", "copy", "--yes"], 12, "another partition")
+    assert not done
+
+
+def test_another_device_is_refused(pi: FakePi, done: list[str]) -> None:
+    for device, words in (("/dev/sda1", "another partition"), ("/dev/sdz1", "no partition")):
+        pi.refuses(["header", "restore", "copy", "--yes", "--device", device], 12, words)
+    assert not done
+
+
+def test_any_other_file_is_refused(
+    pi: FakePi, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str) -> str:
+        raise CommandError("Device copy is not a valid LUKS device.")
+
+    monkeypatch.setattr(luks, "named_partition", fail)
+    pi.refuses(["header", "restore", "copy", "--yes"], 2, "no backup")
+    assert not done
