@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crfs import bootfiles, fatfile, live, luks, model, probe, progress, runner
+from crfs import bootfiles, fatfile, keys, live, luks, model, probe, progress, runner
 from crfs.errors import (
     BusyError,
     CommandError,
@@ -268,6 +268,8 @@ def main() -> int:
     from crfs.log import logger
 
     log = logger()
+    if not keys.protect_memory():
+        log.error("memory cannot be locked: with swap on, pieces of the key may be written to it")
     try:
         return work(log)
     except CrfsError as failure:

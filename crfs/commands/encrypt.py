@@ -63,6 +63,7 @@ def _make_key(boot: BootFiles, *, ask: bool) -> str:
 
     Nothing is written before the key has been read. Raises Declined, HsmError.
     """
+    keys.protect_memory()
     key = keys.random_bytes(keys.KEY_BYTES)
     sealed = keys.seal(key)
     shown = recovery.derive(key, boot.plan.run_id)

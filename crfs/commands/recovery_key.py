@@ -17,6 +17,7 @@ def run(args: argparse.Namespace) -> int:
     require_root(f"recovery-key {args.action}")
     if live.is_running() or live.has_journal():
         raise follow.busy()
+    keys.protect_memory()
     actions = {"add": _add, "test": _test, "remove": _remove}
     actions[args.action](root_device())
     return 0

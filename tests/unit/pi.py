@@ -385,6 +385,8 @@ def build(
     # An absolute name stays what it is when a folder is put before it.
     names = tuple(str(tools / name) for name in keys.TOOLS)
     set_up(keys, TOOLS=names, STATE_FOLDER=state, _KEY_FOLDER=run / "keys")
+    # That would be this process, for good.
+    set_up(keys, protect_memory=lambda: True)
     set_up(
         live,
         STATUS=str(run / "status.json"),

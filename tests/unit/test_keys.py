@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -237,3 +239,17 @@ def test_cipher_is_chosen_by_the_cpu(
     monkeypatch.setattr(probe, "cpu_has_aes", lambda: has_aes)
     monkeypatch.setattr(runner, "query", query)
     assert luks.choose_cipher() == expected
+
+
+@pytest.mark.real_commands
+@pytest.mark.skipif(os.geteuid() != 0, reason="locking memory without a limit needs root")
+def test_memory_is_locked_and_not_dumped() -> None:
+    code = (
+        "from crfs import keys\n"
+        "assert keys.protect_memory()\n"
+        "held = bytearray(2**20)\n"
+        "facts = dict(line.split(':', 1) for line in open('/proc/self/status'))\n"
+        "assert int(facts['VmLck'].split()[0]) >= 1024, facts['VmLck']\n"
+        "assert keys.ctypes.CDLL(None).prctl(3, 0, 0, 0, 0) == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
