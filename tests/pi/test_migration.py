@@ -221,6 +221,7 @@ def test_a_cut_in_each_phase(bench: Bench) -> None:
         pi.console.expect("Recovery key: ", PHASE_S)
         pi.console.send(typed + "\n")
         pi.console.expect(said, PHASE_S)
+    assert recovery_key.upper().replace("-", " ") not in pi.log.read_text(errors="replace")
     pi.login()
     assert pi.run("sudo crfs verify")[1].count("MISSING the HSM unlocked it in this boot") == 1
     bench.hsm.set(answering="ok")

@@ -27,6 +27,7 @@ def ask(folder: Path, *, tried: int, typed: str, hsm: str = "exit 1") -> tuple[i
         "/run/crfs": folder / "run",
         "/dev/console": console,
         "sleep 2": ":",
+        "stty": ": stty",
     }.items():
         assert str(name) in text
         text = text.replace(str(name), str(path))
