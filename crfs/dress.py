@@ -105,9 +105,11 @@ def edit_fstab(text: str) -> str:
 
 def _place(path: Path, content: bytes, mode: int) -> None:
     """Write a file, leaving the times of its folder as they were: they are the user's."""
+    # Where folders are new, it is the one above them that is changed.
+    folder = next(one for one in path.parents if one.exists())
+    times = folder.stat()
     path.parent.mkdir(parents=True, exist_ok=True)
-    times = path.parent.stat()
     path.unlink(missing_ok=True)
     path.write_bytes(content)
     path.chmod(mode)
-    os.utime(path.parent, ns=(times.st_atime_ns, times.st_mtime_ns))
+    os.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,3 +69,13 @@ def test_fstab_of_raspberry_pi_os() -> None:
 def test_fstab_comments_are_left_alone() -> None:
     text = "#PARTUUID=x / ext4 defaults 0 1\n  # y / ext4\n/dev/sda1 /data ext4\n"
     assert dress.edit_fstab(text) == text
+
+
+def test_new_folders_leave_the_times_of_those_above_alone(tmp_path: Path) -> None:
+    """The comparison with the card passes over the new folders only."""
+    above = tmp_path / "etc"
+    above.mkdir()
+    os.utime(above, ns=(10**18, 10**18 + 1))
+    dress._place(above / "initramfs/post-update.d/zz-crfs", b"x", 0o755)
+    assert above.stat().st_mtime_ns == 10**18 + 1
+    assert (above / "initramfs/post-update.d/zz-crfs").read_bytes() == b"x"
