@@ -5,7 +5,6 @@ Runs as root in the workbench: `python -m crfs.rehearsal.cuts.contents ROOT`.
 
 from __future__ import annotations
 
-
 from crfs.rehearsal import life
 
 LARGE_BYTES = 6 << 20

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import selectors
 import shutil
@@ -25,7 +24,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crfs.errors import RehearsalError
 from crfs.journal import SLOTS, Entry, decode
 from crfs.model import Record
 from crfs.rehearsal import firmware
@@ -51,7 +49,7 @@ class Boot:
     """One boot: what the firmware chose, and what came of it.
 
     `effects` has each effect's key and its seconds; `worker` the exit codes of `crfs run`, `user`
-    those of what the user typed.
+    those of what the user typed. `files` and `records` are what a judging boot has listed.
     """
 
     config: str
@@ -64,6 +62,8 @@ class Boot:
     effects: list[tuple[str, float]] = field(default_factory=list)
     worker: list[int] = field(default_factory=list)
     user: list[int] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    records: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -71,13 +71,6 @@ class Boot:
         """The root that the command line names."""
         named = re.findall(r"(?:^| )root=(\S+)", self.cmdline)
         return named[-1] if named else ""
-
-
-@dataclass
-class Extras:
-    """What is unusual about a boot: files in the work folder, by name, that `init` looks for."""
-
-    files: dict[str, str] = field(default_factory=dict)
 
 
 class World:
@@ -88,6 +81,7 @@ class World:
         self.folder = folder
         self.card = folder / "card.img"
         self.stick: Path | None = folder / "stick.img"
+        self.second_stick: Path | None = None
         self.swapped = False  # card and stick change their device names
         self.hsm = HsmProcess(folder)
         self.hsm_present = True
@@ -103,10 +97,12 @@ class World:
         self._furnish()
 
     def __enter__(self) -> World:
+        _LIVING.add(self)
         self.hsm.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        _LIVING.discard(self)
         self.power_off()
         self.hsm.stop()
         shutil.rmtree(self._work, ignore_errors=True)
@@ -133,6 +129,11 @@ class World:
         """Whether the power is on."""
         return self._process is not None
 
+    @property
+    def age(self) -> float:
+        """Seconds since power-on."""
+        return time.monotonic() - self._began
+
     def power_on(self, fault: Fault = NO_FAULT, files: Mapping[str, str] | None = None) -> Boot:
         """Let the firmware choose, and start that. `files` go to the work folder of `init`.
 
@@ -154,7 +155,7 @@ class World:
             "fault.json": json.dumps(dataclasses.asdict(fault)),
             **(files or {}),
         }
-        for name in ("boot-cut", "clock", "fill"):
+        for name in ("boot-cut", "clock", "fill", "judge"):
             (self._work / name).unlink(missing_ok=True)
         for name, text in wanted.items():
             (self._work / name).write_text(text)
@@ -203,6 +204,7 @@ class World:
     def _disks(self) -> Sequence[str]:
         """The card and the stick, in the order of their names."""
         disks = [self.card, *([self.stick] if self.stick else [])]
+        disks += [self.second_stick] if self.second_stick else []
         if self.swapped:
             disks.reverse()
         return [f"ubd{chr(ord('a') + number)}={disk}" for number, disk in enumerate(disks)]
@@ -218,7 +220,7 @@ class World:
             line.close()
         self._lines.clear()
         boot = self.boot
-        boot.seconds = round(time.monotonic() - self._began, 2)
+        boot.seconds = round(self.age, 2)
         boot.ended = boot.ended or CUT
         self.trial_next = boot.ended == REBOOT and boot.argument == firmware.TRYBOOT_ARGUMENT
 
@@ -236,7 +238,7 @@ class World:
             for line in self._lines:
                 selector.register(line, selectors.EVENT_READ)
             while True:
-                now = time.monotonic() - self._began
+                now = self.age
                 if cut_at is not None and now >= cut_at:
                     self.power_off()
                     return self.boot.ended
@@ -296,6 +298,10 @@ class World:
                 boot.worker.append(0)
             case "USER":
                 boot.user.append(int(rest))
+            case "FILE":
+                boot.files.append(rest)
+            case "RECORD":
+                boot.records.append(rest)
             case "PANIC":
                 boot.panic = rest
         return word == "CUT"
@@ -311,7 +317,7 @@ class World:
         """An orderly end; the plug if that takes too long."""
         self.order("poweroff ")
         self.boot.rebooting = True
-        if self.wait(time.monotonic() - self._began + limit) == WAITING:
+        if self.wait(self.age + limit) == WAITING:
             self.power_off()
 
     def journal(self) -> Record | None:
@@ -330,7 +336,10 @@ class World:
         return any(fat.read(f"crfs/{name}") is not None for name in SLOTS)
 
 
-def require_emulator() -> None:
-    """Raises RehearsalError if user-mode Linux is not there."""
-    if not MODULES.is_dir() or not os.path.exists(program(KERNEL, "user-mode-linux")):
-        raise RehearsalError("User-mode Linux is not installed.")
+_LIVING: set[World] = set()
+
+
+def end_all() -> None:
+    """End everything that was started: for a harness that is told to end itself."""
+    for world in list(_LIVING):
+        world.__exit__()

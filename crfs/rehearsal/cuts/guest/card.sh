@@ -47,6 +47,7 @@ printf 'root:x:0:0:root:/root:/bin/sh\n' >etc/passwd
 printf 'root:x:0:\n' >etc/group
 printf 'root:*:19000:0:99999:7:::\n' >etc/shadow
 echo raspberrypi >etc/hostname
+: >var/lib/recorder/records
 cd /
 "$PYTHON" -m crfs.rehearsal.cuts.contents "$card"
 umount "$card"
