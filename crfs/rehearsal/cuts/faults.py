@@ -37,6 +37,8 @@ class Disturbance:
     command_after: float = 0.0
     clock: int | None = None
     fill: str = ""
+    cache: str = ""
+    errors: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def fault(self) -> Fault:

@@ -5,6 +5,7 @@ The user powers on and waits; where crfs has stopped, he does what its message s
 
 from __future__ import annotations
 
+import random
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -12,13 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crfs.errors import RehearsalError
 from crfs.model import Halt
 from crfs.rehearsal import firmware
 from crfs.rehearsal.cuts.card import FAT_START, new_stick
 from crfs.rehearsal.cuts.faults import NOTHING, Case, Disturbance
 from crfs.rehearsal.cuts.starts import Start
-from crfs.rehearsal.cuts.world import CRASH, IDLE, POWEROFF, WAITING, World
+from crfs.rehearsal.cuts.world import CRASH, IDLE, POWEROFF, WAITING, Dark, World
 from crfs.rehearsal.lawful import APPLICATION, INITRAMFS, LAWFUL
 from crfs.rehearsal.layout import MIB
 from crfs.rehearsal.life import MARKERS
@@ -72,6 +72,7 @@ class Life:
 
     def __init__(self, world: World, case: Case, plain: Sequence[str]) -> None:
         self.world = world
+        world.chance = random.Random(f"{case.seed} {case.id}")  # noqa: S311
         self.case = case
         self.plain = plain
         self.result = Outcome()
@@ -121,7 +122,7 @@ class Life:
         self._set_up(trouble)
         try:
             world.power_on(trouble.fault, trouble.files)
-        except RehearsalError:
+        except Dark:
             return "dark"
         try:
             event = self._watch(trouble)
@@ -174,6 +175,8 @@ class Life:
                 world.second_stick = other
             else:
                 world.stick = other
+        world.cache = trouble.cache
+        world.errors = trouble.errors
         if trouble.hsm:
             order = dict(trouble.hsm)
             world.hsm.order(order.pop("do", "set"), **order)
@@ -213,7 +216,7 @@ class Life:
         self._set_up(NOTHING)
         try:
             world.power_on(files={"judge": "1"})
-        except RehearsalError as error:
+        except Dark as error:
             raise _Ended(UNBOOTABLE, error.what) from None
         if world.wait(BOOT_S) != POWEROFF:
             world.power_off()

@@ -8,9 +8,12 @@ import json
 import random
 from collections.abc import Callable, Iterator
 
+from crfs.rehearsal.cuts.card import CARD_BYTES, STICK_BYTES
 from crfs.rehearsal.cuts.faults import PHASES, Case, Disturbance
 from crfs.rehearsal.cuts.starts import Start
+from crfs.rehearsal.cuts.storage import CACHES
 from crfs.rehearsal.cuts.trace import PLACES
+from crfs.rehearsal.layout import SECTOR
 
 # Effects shorter than this have no middle that a timer could meet, seconds.
 SHORT = 0.02
@@ -70,6 +73,37 @@ def resume(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
         phase = rng.choice(PHASES)
         more = [_any_time(rng, points[phase]) for _ in range(1 + number % 2)]
         yield _case("resume", phase, tryboot, _any_effect(rng, points[phase]), *more)
+
+
+def cache(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
+    """A cut that also takes what card and stick had not yet written."""
+    for number in range(200):
+        phase = rng.choice(PHASES)
+        # Half of them at writes whose order matters most: those to the boot partition.
+        cuts = list(cuts_of(points[phase].effects))
+        if number % 2:
+            cuts = [cut for cut in cuts if _on_boot_partition(cut.key)]
+        cut = dataclasses.replace(rng.choice(cuts), cache=CACHES[number % len(CACHES)])
+        yield _case("cache", phase, tryboot, cut)
+
+
+def _on_boot_partition(key: str) -> bool:
+    what = key.split("|")[1].split(" ")[0]
+    return what in ("journal", "replace", "remove", "write_synced", "sync_folder", "arm")
+
+
+def io(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
+    """Requests that fail, at one sector, once or for as long as the boot lasts."""
+    for number in range(60):
+        phase = rng.choice(PHASES)
+        disk = rng.choice(("card", "stick"))
+        last = (CARD_BYTES if disk == "card" else STICK_BYTES // 3) // SECTOR
+        rule = {
+            "iotype": rng.choice(("read", "write")),
+            "sector": rng.randrange(8, last, 8),
+            "once": bool(number % 2),
+        }
+        yield _case("io", phase, tryboot, Disturbance(errors={disk: [rule]}))
 
 
 def stick(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
@@ -140,6 +174,8 @@ SOURCES: dict[str, Source] = {
     "effect": effect,
     "random": at_random,
     "resume": resume,
+    "cache": cache,
+    "io": io,
     "stick": stick,
     "hsm": hsm,
     "machine": machine,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import random
 import re
 import selectors
 import shutil
@@ -23,13 +24,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from crfs.errors import RehearsalError
 from crfs.journal import SLOTS, Entry, decode
 from crfs.model import Record
 from crfs.rehearsal import firmware
 from crfs.rehearsal.boards import program
 from crfs.rehearsal.cuts.card import GUEST, PROJECT
+from crfs.rehearsal.cuts.storage import Disk, Storage, apply, read_log, survivors
 from crfs.rehearsal.cuts.trace import Fault
+from crfs.rehearsal.layout import copy_sparse
 from crfs.rehearsal.module import HsmProcess
 from crfs.rehearsal.workbench import KERNEL, MODULES, end_process_group
 
@@ -42,6 +47,10 @@ NO_FAULT = Fault()
 CUT, REBOOT, POWEROFF, CRASH = "cut", "reboot", "poweroff", "crash"
 IDLE = "idle"  # the worker has ended, or there was nothing for it to do; the power is on
 WAITING = "waiting"  # the time is up
+
+
+class Dark(RehearsalError):
+    """The firmware finds nothing to boot: a Pi would show nothing at all."""
 
 
 @dataclass
@@ -91,6 +100,11 @@ class World:
         self._work = Path(tempfile.mkdtemp(prefix="crfs-cut-"))
         self._work.chmod(0o755)
         self._process: subprocess.Popen[bytes] | None = None
+        # Which disks fail, and what becomes of what was not flushed when the power goes.
+        self.errors: dict[str, list[dict[str, Any]]] = {}
+        self.cache = ""
+        self.chance = random.Random(0)  # noqa: S311 - to be the same again is wanted
+        self._storage: Storage | None = None
         self._lines: dict[socket.socket, bytes] = {}
         self._orders: socket.socket | None = None
         self._began = 0.0
@@ -137,13 +151,16 @@ class World:
     def power_on(self, fault: Fault = NO_FAULT, files: Mapping[str, str] | None = None) -> Boot:
         """Let the firmware choose, and start that. `files` go to the work folder of `init`.
 
-        Raises RehearsalError where a Pi would stay dark.
+        Raises Dark where the firmware finds nothing to boot.
         """
         assert not self.is_on
         trial, self.trial_next = self.trial_next, False
-        fat = firmware.BootPartition(self.card)
-        chosen = firmware.choose(fat, MODEL, DEFAULT_KERNEL, trial=trial)
-        _, initramfs = firmware.extract(fat, chosen, self._work)
+        try:
+            fat = firmware.BootPartition(self.card)
+            chosen = firmware.choose(fat, MODEL, DEFAULT_KERNEL, trial=trial)
+            _, initramfs = firmware.extract(fat, chosen, self._work)
+        except RehearsalError as error:
+            raise Dark(error.what) from None
         if initramfs is not None and chosen.initramfs != INITRAMFS:
             initramfs.unlink()
         elif initramfs is None:
@@ -203,11 +220,29 @@ class World:
 
     def _disks(self) -> Sequence[str]:
         """The card and the stick, in the order of their names."""
-        disks = [self.card, *([self.stick] if self.stick else [])]
-        disks += [self.second_stick] if self.second_stick else []
+        disks = [one for one in (self.card, self.stick, self.second_stick) if one]
         if self.swapped:
             disks.reverse()
-        return [f"ubd{chr(ord('a') + number)}={disk}" for number, disk in enumerate(disks)]
+        if not self.errors and not self.cache:
+            return [f"ubd{chr(ord('a') + number)}={disk}" for number, disk in enumerate(disks)]
+        watched = []
+        for disk in disks:
+            log = disk.with_suffix(".log") if self.cache else None
+            if log:
+                copy_sparse(disk, disk.with_suffix(".before"))
+            watched.append(Disk(disk, log, self.errors.get(disk.stem, [])))
+        self._storage = Storage(self._work, watched)
+        return [f"virtio_uml.device={socket}:2" for socket in self._storage.sockets]
+
+    def _lose_cache(self) -> None:
+        """The power is gone: what no flush has followed is lost, as chance will have it."""
+        for disk in [one for one in (self.card, self.stick) if one]:
+            log, before = disk.with_suffix(".log"), disk.with_suffix(".before")
+            if self.boot.ended == CUT:
+                apply(before, survivors(read_log(log), self.cache, self.chance))
+                before.replace(disk)
+            before.unlink(missing_ok=True)
+            log.unlink()
 
     def power_off(self) -> None:
         """Pull the plug."""
@@ -222,6 +257,11 @@ class World:
         boot = self.boot
         boot.seconds = round(self.age, 2)
         boot.ended = boot.ended or CUT
+        if self._storage is not None:
+            self._storage.stop()
+            self._storage = None
+            if self.cache:
+                self._lose_cache()
         self.trial_next = boot.ended == REBOOT and boot.argument == firmware.TRYBOOT_ARGUMENT
 
     # --- what happens -------------------------------------------------------------------------
