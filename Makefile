@@ -1,11 +1,13 @@
 # make rehearse   the whole migration on a virtual Raspberry Pi (README's first command)
 # make test       lint, types, unit tests, real dm-crypt, whole migrations (the second)
+# make cuts       hundreds of power cuts and other faults, counted in build/cuts/report.json
 # make deb        the Debian package, build/crfs_VERSION_all.deb
 
 PYTHON = .venv/bin/python
 BOARD = q35
+CUTS =
 
-.PHONY: rehearse test unit deb setup clean
+.PHONY: rehearse test unit cuts deb setup clean
 
 rehearse: setup deb
 	$(PYTHON) -m crfs rehearse --board $(BOARD)
@@ -17,6 +19,10 @@ test: setup deb
 # The quick part of the tests, for every change.
 unit: setup
 	$(PYTHON) -m pytest tests -m "not integration and not pi"
+
+# A day's work for two processors; it goes on where it was stopped. CUTS='--count 60 --jobs 4' ...
+cuts: setup
+	$(PYTHON) -m crfs.rehearsal.cuts --document $(CUTS)
 
 deb: setup
 	tools/build-deb
