@@ -34,7 +34,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 def build_card(cache: Path) -> Path:
     """The plain card, as it was before anybody thought of crfs; built if it is not in `cache`."""
     sources = [
-        *sorted(path for path in GUEST.rglob("*") if path.name != "init"),
+        *(GUEST / name for name in ("card.sh", "mkinitramfs", "hook-functions")),
         Path(__file__),
         Path(__file__).with_name("contents.py"),
         *sorted(PI_GUEST.glob("*.[ch]")),

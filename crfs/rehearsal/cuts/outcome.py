@@ -126,10 +126,8 @@ class Life:
             return "dark"
         try:
             event = self._watch(trouble)
-            if trouble.key or trouble.after is not None or trouble.point:
-                self.result.hit |= world.boot.ended == "cut" or not world.is_on
-            else:
-                self.result.hit |= trouble is not NOTHING
+            aimed = trouble.key or trouble.after is not None or trouble.point
+            self.result.hit |= world.boot.hit if aimed else trouble is not NOTHING
             turns = 0
             while event == IDLE:
                 if not world.has_journal():

@@ -89,6 +89,7 @@ class Tracer:
 
     def act(self) -> None:
         """Let it happen."""
+        self.tell("HIT")
         if self.fault.act == "fail":
             raise OSError(5, "Input/output error (simulated)")
         if self.fault.act == "cut":

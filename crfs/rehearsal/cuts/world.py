@@ -67,6 +67,9 @@ class Boot:
     argument: str = ""
     panic: str = ""
     up: bool = False
+    hit: bool = False  # what was to happen to this boot has happened
+    started: int = 0  # how often the worker was started
+    typed: int = 0  # commands of the user
     rebooting: bool = False
     effects: list[tuple[str, float]] = field(default_factory=list)
     worker: list[int] = field(default_factory=list)
@@ -273,13 +276,15 @@ class World:
         IDLE and WAITING the power is still on.
         """
         assert self._process is not None
-        seen = len(self.boot.worker)
+        boot = self.boot
+        seen = len(boot.worker) + len(boot.user)
         with selectors.DefaultSelector() as selector:
             for line in self._lines:
                 selector.register(line, selectors.EVENT_READ)
             while True:
                 now = self.age
                 if cut_at is not None and now >= cut_at:
+                    self.boot.hit = True
                     self.power_off()
                     return self.boot.ended
                 if now >= limit:
@@ -294,7 +299,9 @@ class World:
                         return self._ended()
                 if self._process.poll() is not None:
                     return self._ended()
-                if len(self.boot.worker) > seen and not self.boot.rebooting:
+                # Nothing runs any more, and there is news.
+                at_rest = boot.started <= len(boot.worker) and boot.typed == len(boot.user)
+                if at_rest and len(boot.worker) + len(boot.user) > seen and not boot.rebooting:
                     return IDLE
 
     def _ended(self) -> str:
@@ -330,11 +337,16 @@ class World:
                 boot.ended, _, boot.argument = rest.partition(" ")
             case "UP":
                 boot.up = True
+            case "HIT":
+                boot.hit = True
+            case "START":
+                boot.started += 1
             case "REBOOTING":
                 boot.rebooting = True
             case "WORKER":
                 boot.worker.append(int(rest))
             case "NOWORK":
+                boot.started += 1
                 boot.worker.append(0)
             case "USER":
                 boot.user.append(int(rest))
@@ -351,6 +363,7 @@ class World:
     def order(self, text: str) -> None:
         """Tell `init`: "crfs resume" (the user types it), "poweroff ", "kill TERM" ..."""
         assert self._orders is not None
+        self.boot.typed += text.startswith("crfs ")
         self._orders.sendall(text.encode() + b"\n")
 
     def shut_down(self, limit: float = 60) -> None:
