@@ -77,6 +77,8 @@ class Life:
         self.plain = plain
         self.result = Outcome()
         self._own_stick = world.folder / "stick.img"
+        self._healthy = world.hsm.state_file.read_bytes()
+        self._sick = case.cure == "hsm"
 
     def run(self) -> Outcome:
         """Everything, up to the judgement."""
@@ -105,6 +107,9 @@ class Life:
             trouble = self.case.boots[number] if number < len(self.case.boots) else NOTHING
             event = self._one_boot(trouble)
             self._look_at_stick()
+            if self._sick and [boot.up for boot in self.world.boots[-3:]] == [False] * 3:
+                # Nothing comes up, and the LED is dark: whoever looks at it sees to the HSM.
+                self._heal_hsm()
             if event == "dark":
                 dark += 1
                 if dark == 3:
@@ -193,12 +198,20 @@ class Life:
         )
         if halt and not names_a_way(halt):
             raise _Ended(NEEDS_HUMAN, f"no way is named: {halt.what} {halt.advice}")
-        if self.case.cure == "hsm":
-            world.hsm.set(answering="ok")
+        if self._sick:
+            self._heal_hsm()
+            return False  # it was taken out and put in again
         if self.case.cure == "stick" and world.stick != self._own_stick:
             return False  # plugged in again at the next power-on
         world.order("crfs resume")
         return True
+
+    def _heal_hsm(self) -> None:
+        """The module that belongs here is in its place, and answers."""
+        self.world.hsm.stop()
+        self.world.hsm.state_file.write_bytes(self._healthy)
+        self.world.hsm.start()
+        self._sick = False
 
     def _look_at_stick(self) -> None:
         leaks = find_in_image(self._own_stick, MARKERS)
