@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,9 @@ def test_fast_subset(bench: Bench) -> None:
 def test_a_broken_promise_is_noticed(bench: Bench, tmp_path: Path) -> None:
     """The judgement is no formality: a file that is lost on the way is found missing."""
     starts = bench.starts(tryboot=True)
-    forged = [*starts.plain, starts.plain[-1].replace('"path": "/', '"path": "/lost-')]
+    lost = starts.plain[-1].replace('"path": "/', '"path": "/lost-')
+    forged = dataclasses.replace(starts, plain=(*starts.plain, lost))
     case = plan.all_cases("effect", SEED, starts.points, tryboot=True)[-1]
-    result = run_case(case, starts.points[case.phase], forged, tmp_path / "pi")
+    result = run_case(case, forged, tmp_path / "pi")
     assert result.outcome == LOST_FILES
     assert "lost-" in result.detail

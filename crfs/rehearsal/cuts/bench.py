@@ -40,7 +40,7 @@ class Bench:
         starts = self.starts(tryboot=case.tryboot)
         folder = Path(tempfile.mkdtemp(prefix="crfs-cuts-", dir=scratch()))
         began = time.monotonic()
-        result = run_case(case, starts.points[case.phase], starts.plain, folder)
+        result = run_case(case, starts, folder)
         if result.outcome in GOOD:
             shutil.rmtree(folder)
         else:

@@ -16,8 +16,8 @@ from typing import Any
 from crfs.model import Halt
 from crfs.rehearsal import firmware
 from crfs.rehearsal.cuts.card import FAT_START, new_stick
-from crfs.rehearsal.cuts.faults import NOTHING, Case, Disturbance
-from crfs.rehearsal.cuts.starts import Start
+from crfs.rehearsal.cuts.faults import NOTHING, PHASES, Case, Disturbance
+from crfs.rehearsal.cuts.starts import Starts
 from crfs.rehearsal.cuts.world import CRASH, IDLE, POWEROFF, WAITING, Dark, World
 from crfs.rehearsal.lawful import APPLICATION, INITRAMFS, LAWFUL
 from crfs.rehearsal.layout import MIB
@@ -293,16 +293,18 @@ def boot_files(card: Path, folder: Path) -> dict[str, bytes]:
     }
 
 
-def run_case(case: Case, start: Start, plain: Sequence[str], folder: Path) -> Outcome:
-    """One case, in a folder of its own, which is gone afterwards unless it did not end well."""
+def run_case(case: Case, starts: Starts, folder: Path) -> Outcome:
+    """One case, in a folder of its own that is made for it."""
+    start = starts.points[case.phase]
     start.copy_to(folder)
     with World(folder) as world:
         world.acknowledged = start.acknowledged
         world.trial_next = start.trial
-        before = boot_files(world.card, folder / "boot") if case.kind == "rollback" else {}
-        result = Life(world, case, plain).run()
-        if result.outcome == ROLLED_BACK and before:
-            _compare_boot_files(result, before, boot_files(world.card, folder / "boot"))
+        result = Life(world, case, starts.plain).run()
+        if result.outcome == ROLLED_BACK:
+            untouched = starts.points[PHASES[0]].folder / "card.img"
+            before = boot_files(untouched, folder / "before")
+            _compare_boot_files(result, before, boot_files(world.card, folder / "after"))
     return result
 
 
