@@ -53,8 +53,10 @@ class Fault:
 class Tracer:
     """Tells the harness of effects, and lets the fault happen."""
 
-    def __init__(self, fault: Fault, line: int) -> None:
+    def __init__(self, fault: Fault, line: int, orders: Path) -> None:
+        """`orders` is where the fault came from: it happens once in a boot, not at each start."""
         self.fault = fault
+        self._orders = orders
         self.step = BETWEEN
         self._line = line
         self._counts: Counter[str] = Counter()
@@ -90,6 +92,7 @@ class Tracer:
     def act(self) -> None:
         """Let it happen."""
         self.tell("HIT")
+        self._orders.write_text("{}")
         if self.fault.act == "fail":
             raise OSError(5, "Input/output error (simulated)")
         if self.fault.act == "cut":
@@ -217,11 +220,12 @@ def _start(
 
 def main() -> int:
     """Command line entry."""
-    fault = Fault(**json.loads(Path(sys.argv[1]).read_text()))
+    orders = Path(sys.argv[1])
+    fault = Fault(**json.loads(orders.read_text()))
     Path(sys.argv[2]).write_text(str(os.getpid()))
     scale()
     runner._start = _start
-    observe(Tracer(fault, os.open(LINE, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)))
+    observe(Tracer(fault, os.open(LINE, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC), orders))
     return worker.main()
 
 
