@@ -1,12 +1,14 @@
 # make rehearse   the whole migration on a virtual Raspberry Pi (README's first command)
 # make test       lint, types, unit tests, real dm-crypt, whole migrations (the second)
 # make bench      crfs and its peers on the same slow devices; about an hour
+# make cuts       hundreds of power cuts and other faults, counted in build/cuts/report.json
 # make deb        the Debian package, build/crfs_VERSION_all.deb
 
 PYTHON = .venv/bin/python
 BOARD = q35
+CUTS =
 
-.PHONY: rehearse test unit bench deb setup clean
+.PHONY: rehearse test unit bench cuts deb setup clean
 
 rehearse: setup deb
 	$(PYTHON) -m crfs rehearse --board $(BOARD)
@@ -22,6 +24,10 @@ unit: setup
 # What was measured before with the same package is not measured again.
 bench: setup deb
 	$(PYTHON) -m benchmarks $(BENCH)
+
+# A day's work for two processors; it goes on where it was stopped. CUTS='--count 60 --jobs 4' ...
+cuts: setup
+	$(PYTHON) -m crfs.rehearsal.cuts --document $(CUTS)
 
 deb: setup
 	tools/build-deb

@@ -55,12 +55,14 @@ def write_synced(path: Path, content: bytes) -> None:
 def sync_folder(folder: Path) -> None:
     """Flush the whole filesystem that a folder is on. Raises OSError.
 
-    syncfs(2), since fsync of a folder flushes neither FAT's table nor a renamed file's entry.
+    syncfs(2), since fsync of a folder writes neither FAT's table nor a renamed file's entry. And
+    fsync, since only that has the card empty its own write cache: the FAT driver's syncfs does not.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code), str(folder))
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -120,6 +120,11 @@ class Journal:
         if self.folder.exists():
             for unfinished in self.folder.glob(f"*{fatfile.SUFFIX}"):
                 unfinished.unlink()
+            self.remove_empty_folder()
+
+    def remove_empty_folder(self) -> None:
+        """Also what a cut in `remove` has left: the folder without any slot."""
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
             fatfile.sync_folder(self.folder.parent)
 

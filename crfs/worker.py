@@ -65,6 +65,7 @@ def work(log: Any) -> int:
     journal = Journal(probe.boot_mount())
     record = journal.read()
     if record is None:
+        journal.remove_empty_folder()
         log.info("there is no migration to go on with")
         return 0
     check_card(record)

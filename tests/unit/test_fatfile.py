@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -38,7 +40,9 @@ class Trace:
             real_close(descriptor)
 
         def fsync(descriptor: int) -> None:
-            self._note("flush new")
+            # That of a folder belongs to "flush all".
+            if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                self._note("flush new")
             real_fsync(descriptor)
 
         def rename(self_: Path, target: Path) -> Path:
@@ -115,3 +119,23 @@ def test_remove(tmp_path: Path) -> None:
     fatfile.remove(path)
     fatfile.remove(path)
     assert not path.exists()
+
+
+def test_the_card_empties_its_cache_after_everything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The FAT driver asks the card for that at fsync only, not at syncfs."""
+    calls: list[str] = []
+
+    class Library:
+        def syncfs(self, descriptor: int) -> int:
+            calls.append("syncfs")
+            return 0
+
+    def fsync(descriptor: int) -> None:
+        calls.append(f"fsync {os.path.samestat(os.fstat(descriptor), tmp_path.stat())}")
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Library())
+    monkeypatch.setattr(os, "fsync", fsync)
+    fatfile.sync_folder(tmp_path)
+    assert calls == ["syncfs", "fsync True"]

@@ -228,6 +228,18 @@ def test_journey_cut_many_times(
         world.assert_arrived()
 
 
+def test_folder_that_a_cut_has_left_empty_goes(pi: FakePi) -> None:
+    """Between the removal of the last slot and that of its folder."""
+    folder = pi.boot / journal.FOLDER
+    folder.mkdir()
+    assert pi.crfs("run").code == 0
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "somebody's").touch()
+    assert pi.crfs("run").code == 0
+    assert folder.exists()
+
+
 def test_root_restored_again_is_compared_again(world: World) -> None:
     """The proof of the first restore says nothing about the second."""
     world.pi.crfs("run")

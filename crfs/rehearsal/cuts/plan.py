@@ -1,0 +1,205 @@
+"""Which cases there are: a list for each kind, the same for the same seed and starting points."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator
+
+from crfs.rehearsal.cuts.card import CARD_BYTES, STICK_BYTES
+from crfs.rehearsal.cuts.faults import PHASES, Case, Disturbance
+from crfs.rehearsal.cuts.starts import Start
+from crfs.rehearsal.cuts.storage import CACHES
+from crfs.rehearsal.cuts.trace import PLACES
+from crfs.rehearsal.layout import SECTOR
+
+# Effects shorter than this have no middle that a timer could meet, seconds.
+SHORT = 0.02
+POINTS = ("kernel", "initramfs", "local-top", "unlocked", "mounted", "local-bottom")
+
+Points = dict[int, Start]
+Source = Callable[[random.Random, Points, bool], Iterator[Case]]
+
+
+def _case(
+    kind: str, phase: int, tryboot: bool, *boots: Disturbance, cure: str = "", seed: int = 0
+) -> Case:
+    """A case whose id follows from what it is."""
+    case = Case("", kind, phase, tryboot, boots, seed, cure)
+    text = json.dumps(case.dump(), sort_keys=True)
+    short = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return dataclasses.replace(case, id=f"{kind}-{short}")
+
+
+def cuts_of(effects: tuple[tuple[str, float], ...]) -> Iterator[Disturbance]:
+    """Before, in the middle of and after each effect."""
+    for key, seconds in effects:
+        for place in PLACES:
+            if place != "middle":
+                yield Disturbance(key=key, place=place)
+            elif seconds >= SHORT:
+                yield Disturbance(key=key, place=place, delay=round(seconds / 2, 3))
+
+
+def effect(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
+    """Each effect of each phase, and each point of its boot."""
+    for phase, start in points.items():
+        for one in cuts_of(start.effects):
+            yield _case("effect", phase, tryboot, one)
+        for point in POINTS:
+            yield _case("effect", phase, tryboot, Disturbance(point=point))
+
+
+def at_random(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
+    """Any time over the journey."""
+    for _ in range(300):
+        phase = rng.choices(PHASES, [points[one].seconds for one in PHASES])[0]
+        yield _case("random", phase, tryboot, _any_time(rng, points[phase]))
+
+
+def _any_time(rng: random.Random, start: Start) -> Disturbance:
+    return Disturbance(after=round(rng.uniform(0.5, start.seconds + 1), 2))
+
+
+def _any_effect(rng: random.Random, start: Start) -> Disturbance:
+    return rng.choice(list(cuts_of(start.effects)))
+
+
+def resume(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
+    """A second and a third cut while the first is being recovered from."""
+    for number in range(200):
+        phase = rng.choice(PHASES)
+        more = [_any_time(rng, points[phase]) for _ in range(1 + number % 2)]
+        yield _case("resume", phase, tryboot, _any_effect(rng, points[phase]), *more)
+
+
+def cache(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
+    """A cut that also takes what card and stick had not yet written."""
+    for number in range(200):
+        phase = rng.choice(PHASES)
+        # Half of them at writes whose order matters most: those to the boot partition.
+        cuts = list(cuts_of(points[phase].effects))
+        if number % 2:
+            cuts = [cut for cut in cuts if _on_boot_partition(cut.key)]
+        cut = dataclasses.replace(rng.choice(cuts), cache=CACHES[number % len(CACHES)])
+        yield _case("cache", phase, tryboot, cut)
+
+
+def _on_boot_partition(key: str) -> bool:
+    what = key.split("|")[1].split(" ")[0]
+    return what in ("journal", "replace", "remove", "write_synced", "sync_folder", "arm")
+
+
+def io(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
+    """Requests that fail, at one sector, once or for as long as the boot lasts."""
+    for number in range(60):
+        phase = rng.choice(PHASES)
+        disk = rng.choice(("card", "stick"))
+        last = (CARD_BYTES if disk == "card" else STICK_BYTES // 3) // SECTOR
+        rule = {
+            "iotype": rng.choice(("read", "write")),
+            "sector": rng.randrange(8, last, 8),
+            "once": bool(number % 2),
+        }
+        yield _case("io", phase, tryboot, Disturbance(errors={disk: [rule]}))
+
+
+def stick(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
+    """Another stick, two of them, none, or other names, from the boot after a cut on."""
+    for phase in PHASES:
+        for what in ("absent", "other", "two", "swapped"):
+            for at_once in (True, False):
+                after = Disturbance(swapped=True) if what == "swapped" else Disturbance(stick=what)
+                cut = [] if at_once else [_any_effect(rng, points[phase])]
+                yield _case("stick", phase, tryboot, *cut, after, after, cure="stick")
+
+
+def hsm(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
+    """An HSM that does not do what it should, from some boot on, until the user sees to it."""
+    orders: tuple[dict[str, str], ...] = (
+        *({"answering": one} for one in ("silent", "slow", "wrong")),
+        {"do": "swap"},
+        {"do": "tamper"},
+        {"do": "lock-binding"},
+    )
+    for phase in PHASES:
+        for order in orders:
+            for at_once in (True, False):
+                cut = [] if at_once else [_any_effect(rng, points[phase])]
+                trouble = Disturbance(hsm=order)
+                yield _case("hsm", phase, tryboot, *cut, trouble, cure="hsm")
+
+
+def machine(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
+    """The worker killed, disks full, wrong clocks, a user's own reboots and commands."""
+    for phase, start in points.items():
+        keys = [key for key, _ in start.effects]
+        for act in ("kill", "term", "fail"):
+            for key in rng.sample(keys, 6):
+                yield _case("machine", phase, tryboot, Disturbance(key=key, act=act))
+        for clock in (0, 4_000_000_000):
+            yield _case("machine", phase, tryboot, Disturbance(clock=clock))
+            cut = _any_effect(rng, start)
+            yield _case("machine", phase, tryboot, cut, Disturbance(clock=clock))
+        for folder in ("/boot/firmware", "/var/tmp", "/run"):  # noqa: S108 - on the card
+            yield _case("machine", phase, tryboot, Disturbance(fill=folder))
+        for command in (
+            *("crfs encrypt --yes", "crfs status", "crfs verify", "crfs resume"),
+            *("reboot ", "reboot 0 tryboot", "poweroff "),
+        ):
+            at = round(rng.uniform(4, start.seconds), 2)
+            trouble = Disturbance(command=command, command_after=at)
+            yield _case("machine", phase, tryboot, trouble)
+        again = [
+            Disturbance(command="reboot ", command_after=round(rng.uniform(4, 20), 2))
+            for _ in range(5)
+        ]
+        yield _case("machine", phase, tryboot, *again)
+
+
+def rollback(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
+    """`crfs rollback` at any time, and a cut while it is at work."""
+    for phase, start in points.items():
+        for number in range(20):
+            at = round(rng.uniform(4, start.seconds), 2)
+            cut = round(at + rng.uniform(0.5, 12), 2) if number % 4 else None
+            trouble = Disturbance(command="crfs rollback", command_after=at, after=cut)
+            again = [_any_time(rng, start)] if number % 4 == 3 else []
+            yield _case("rollback", phase, tryboot, trouble, *again)
+
+
+SOURCES: dict[str, Source] = {
+    "effect": effect,
+    "random": at_random,
+    "resume": resume,
+    "cache": cache,
+    "io": io,
+    "stick": stick,
+    "hsm": hsm,
+    "machine": machine,
+    "rollback": rollback,
+}
+
+
+def all_cases(kind: str, seed: int, points: Points, *, tryboot: bool) -> list[Case]:
+    """Every case of a kind, in the order of the plan."""
+    rng = random.Random(f"{seed} {kind} {tryboot}")  # noqa: S311 - to be the same again is wanted
+    seeded = SOURCES[kind](rng, points, tryboot)
+    found = {case.id: dataclasses.replace(case, seed=seed) for case in seeded}
+    return list(found.values())
+
+
+def choose(cases: list[Case], count: int, seed: int) -> list[Case]:
+    """`count` of the cases, no step left out as long as there is room, otherwise by chance."""
+    rng = random.Random(f"{seed} choose")  # noqa: S311
+    by_step: dict[str, list[Case]] = {}
+    for case in rng.sample(cases, len(cases)):
+        by_step.setdefault(f"{case.phase} {case.step}", []).append(case)
+    chosen: list[Case] = []
+    while len(chosen) < min(count, len(cases)):
+        for waiting in by_step.values():
+            if waiting and len(chosen) < count:
+                chosen.append(waiting.pop())
+    return chosen
