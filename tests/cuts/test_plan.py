@@ -61,6 +61,20 @@ def test_choice_takes_every_step_first() -> None:
     assert len(plan.choose(cases, 10**6, 1)) == len(cases)
 
 
+def test_choice_meets_each_effect_before_one_again() -> None:
+    cases = plan.all_cases("effect", 1, POINTS, tryboot=True)
+    scrubs = [case for case in cases if case.step == "scrub" and case.phase == 2]
+    keys = {case.boots[0].key for case in scrubs}
+    assert {case.boots[0].key for case in plan.choose(scrubs, len(keys), 1)} == keys
+
+
+def test_every_kind_has_its_share() -> None:
+    assert set(plan.WEIGHTS) == set(plan.SOURCES)
+    shares = plan.shares(list(plan.SOURCES), 600)
+    assert abs(sum(shares.values()) - 600) < len(shares)
+    assert min(plan.shares(list(plan.SOURCES), 9).values()) >= 1
+
+
 def _row(kind: str, result: str, key: str = "") -> dict[str, object]:
     case = Case("x", kind, 2, True, (Disturbance(key=key),))
     return {"case": case.dump(), "seconds": 1.0, **dataclasses.asdict(Outcome(result, hit=True))}

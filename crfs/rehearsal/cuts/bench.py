@@ -82,8 +82,7 @@ class Bench:
     def plan(self, kinds: Sequence[str], count: int, seed: int) -> list[Case]:
         """`count` cases, shared out among the kinds; three in four with one-shot boot."""
         cases: list[Case] = []
-        for number, kind in enumerate(kinds):
-            share = count // len(kinds) + (number < count % len(kinds))
+        for kind, share in plan.shares(kinds, count).items():
             for tryboot, part in ((True, share - share // 4), (False, share // 4)):
                 if part:
                     points = self.starts(tryboot=tryboot).points

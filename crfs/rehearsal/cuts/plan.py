@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
 from crfs.rehearsal.cuts.card import CARD_BYTES, STICK_BYTES
 from crfs.rehearsal.cuts.faults import PHASES, Case, Disturbance
@@ -182,6 +183,19 @@ SOURCES: dict[str, Source] = {
     "rollback": rollback,
 }
 
+# How many cases a kind gets beside the others.
+WEIGHTS = {
+    "effect": 12,
+    "random": 3,
+    "resume": 3,
+    "cache": 4,
+    "io": 2,
+    "stick": 1,
+    "hsm": 1,
+    "machine": 2,
+    "rollback": 2,
+}
+
 
 def all_cases(kind: str, seed: int, points: Points, *, tryboot: bool) -> list[Case]:
     """Every case of a kind, in the order of the plan."""
@@ -192,14 +206,24 @@ def all_cases(kind: str, seed: int, points: Points, *, tryboot: bool) -> list[Ca
 
 
 def choose(cases: list[Case], count: int, seed: int) -> list[Case]:
-    """`count` of the cases, no step left out as long as there is room, otherwise by chance."""
+    """`count` of the cases: steps in turn, and each effect once before any is met again."""
     rng = random.Random(f"{seed} choose")  # noqa: S311
-    by_step: dict[str, list[Case]] = {}
+    by_step: dict[str, list[tuple[int, Case]]] = {}
+    met: Counter[tuple[int, str]] = Counter()
     for case in rng.sample(cases, len(cases)):
-        by_step.setdefault(f"{case.phase} {case.step}", []).append(case)
+        effect_of = (case.phase, case.boots[0].key)
+        by_step.setdefault(f"{case.phase} {case.step}", []).append((met[effect_of], case))
+        met[effect_of] += 1
+    waiting = [sorted(found, key=lambda one: one[0], reverse=True) for found in by_step.values()]
     chosen: list[Case] = []
     while len(chosen) < min(count, len(cases)):
-        for waiting in by_step.values():
-            if waiting and len(chosen) < count:
-                chosen.append(waiting.pop())
+        for one in waiting:
+            if one and len(chosen) < count:
+                chosen.append(one.pop()[1])
     return chosen
+
+
+def shares(kinds: Sequence[str], count: int) -> dict[str, int]:
+    """How many cases of each kind; at least one."""
+    whole = sum(WEIGHTS[kind] for kind in kinds)
+    return {kind: max(1, round(count * WEIGHTS[kind] / whole)) for kind in kinds}
