@@ -28,7 +28,7 @@ COMMANDS = {
     "blkid": "util-linux", "blkdiscard": "util-linux", "cryptsetup": "cryptsetup-bin",
     "debugfs": "e2fsprogs", "dumpe2fs": "e2fsprogs", "e2fsck": "e2fsprogs", "lsblk": "util-linux",
     "lsinitramfs": "initramfs-tools", "mkfs.ext4": "e2fsprogs", "mkinitramfs": "initramfs-tools",
-    "resize2fs": "e2fsprogs", "rsync": "rsync", "systemctl": "systemd", "udevadm": "udev",
+    "rsync": "rsync", "systemctl": "systemd", "udevadm": "udev",
     "wipefs": "util-linux",
 }  # fmt: skip
 CRYPTROOT_HOOK = Path("/usr/share/initramfs-tools/hooks/cryptroot")

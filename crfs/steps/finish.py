@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from crfs import blocks, keys, luks, probe, runner
+from crfs import blocks, keys, luks, probe
 from crfs.bootfiles import ROOT
 from crfs.errors import CommandError, DisagreementError, StickError
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan
@@ -54,13 +52,9 @@ def _grow(context: Context) -> None:
     while end != last and whole - end >= _LEAST_GROWTH:
         target = min(end + _GROW_BY, whole // luks.BLOCK * luks.BLOCK)
         _clear(context, end, target)
-        times = os.stat("/")
-        # On the mounted filesystem this is journaled by the kernel: a cut cannot harm it.
-        runner.run(["resize2fs", path, f"{target // 1024}k"], timeout=3600)
-        # resize2fs tries a file in the mount point to see whether it is writable.
-        os.utime("/", ns=(times.st_atime_ns, times.st_mtime_ns))
+        blocks.grow("/", target)
         last, end = end, blocks.size_of(path)
-    # resize2fs leaves out a last group that would be too small.
+    # A last group that would be too small is left out.
     _clear(context, end, probe.root_partition(context.plan.card).size - luks.HEADER_BYTES)
 
 

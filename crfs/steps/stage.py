@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from crfs import dress, fatfile, keys, luks, probe, runner, trees
+from crfs import blocks, dress, fatfile, keys, luks, probe, runner, trees
 from crfs.bootfiles import STAGE, BootFiles
 from crfs.errors import CommandError, DisagreementError, HostError, LayoutError
 from crfs.model import STAGE_LABEL, STAGE_MAPPING, Plan
@@ -180,8 +180,7 @@ def _help_next_try(context: Context) -> None:
     """What may have kept rsync from writing: a full stage, or flags of a try before."""
     plan = context.plan
     if probe.usage(str(STAGE_MOUNT)).free < filesystem_bytes(plan) // 50:
-        size = f"{filesystem_limit(plan) // 1024}k"
-        runner.run(["resize2fs", mapping(STAGE_MAPPING), size], timeout=3600)
+        blocks.grow(str(STAGE_MOUNT), filesystem_limit(plan))
     trees.unlock_tree(STAGE_MOUNT)
 
 
