@@ -160,6 +160,7 @@ def observe(tracer: Tracer) -> None:
         wrap(bootfiles.BootFiles, name, lambda *_, verb=name: verb)
     wrap(blocks, "_write", lambda *_: "piece")
     wrap(blocks, "compare", lambda *_: "compare-blocks")
+    wrap(blocks, "grow", lambda *_: "grow")
     for name in ("unlock_tree", "copy_flags", "prove", "compare"):
         wrap(trees, name, lambda *_, verb=name: verb)
     wrap(dress, "dress", lambda *_: "dress")
