@@ -114,13 +114,14 @@ class Journal:
 
     def remove(self) -> None:
         """Forget the run. The newest slot goes last, so that a cut leaves a readable journal."""
+        if not self.folder.is_dir():
+            return
         newest = self._sequence % 2
         for name in (SLOTS[1 - newest], SLOTS[newest]):
             fatfile.remove(self.folder / name)
-        if self.folder.exists():
-            for unfinished in self.folder.glob(f"*{fatfile.SUFFIX}"):
-                unfinished.unlink()
-            self.remove_empty_folder()
+        for unfinished in self.folder.glob(f"*{fatfile.SUFFIX}"):
+            unfinished.unlink()
+        self.remove_empty_folder()
 
     def remove_empty_folder(self) -> None:
         """Also what a cut in `remove` has left: the folder without any slot."""
