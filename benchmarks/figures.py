@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.devices import Profile
 
 # Steps of crfs by what they do. What is in neither of them is preparation.
-COPYING = ("copy", "settle", "compare-stage", "restore", "compare-root")
+COPYING = ("copy", "read-back", "settle", "compare-stage", "restore", "compare-root")
 WIPING = ("discard-root", "scrub")
 BACK = ("restore",)
 PEER_BACK = ("copy-back", "grow")

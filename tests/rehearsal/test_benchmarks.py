@@ -13,14 +13,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import nbd, page, peer_flow
+from benchmarks import figures, nbd, page, peer_flow
 from benchmarks.devices import MB, PROFILES, Profile, Speed
 from benchmarks.figures import limit, longest_silence, row, seconds_of
 from benchmarks.memory import PeakMemory
 from benchmarks.payload import Source
 from benchmarks.slowdisk import SlowDisk
+from crfs import steps
 from crfs.errors import RehearsalError
 from crfs.rehearsal.workbench import run_in_uml
+from crfs.steps import base
 
 SLOW = Speed(100.0, 10.0, 50.0, 5.0)
 FAST = Speed(1e12, 1e12, 1e9, 1e9)
@@ -247,3 +249,11 @@ def test_the_picture_is_to_scale() -> None:
     texts = [one.text for one in picture.findall("svg:text", namespace)]
     assert "25 % & full" in texts
     assert "120 s" in texts
+
+
+def test_steps_that_are_added_up_are_steps_of_crfs() -> None:
+    named = {*figures.COPYING, *figures.WIPING, *figures.BACK}
+    assert named <= {step.id for step in steps.ALL}
+    # All that reads or writes everything is in one of the sums, or runs while services do.
+    weighty = {step.id for step in steps.ALL if step.bytes is base.used or "read" in step.id}
+    assert weighty <= named
