@@ -271,7 +271,7 @@ def test_hsm_gone_at_boot_2_then_rollback(bench: Bench) -> None:
     text = pi.check("sudo crfs rollback", timeout=PHASE_S)
     assert "as it was" in text
     assert pi.check(BOOT_FILES) == before
-    assert bench.status()["state"] == "none"
+    assert bench.status()["state"] == "rolled_back"
     assert pi.check("systemctl is-active zkifc") == "active"
     assert "crypto_LUKS" not in pi.check("lsblk --fs /dev/ubdb")
     pi.shutdown()
