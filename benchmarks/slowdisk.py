@@ -13,17 +13,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.devices import Speed
 from benchmarks.nbd import Counters
 from crfs.errors import RehearsalError
-from crfs.rehearsal.workbench import end_process_group
+from crfs.rehearsal.programs import end_process_group, program, start_serving
 
 BRIDGE = "qemu-storage-daemon"
-START_S = 15.0
 
 
 class SlowDisk:
@@ -55,7 +53,7 @@ class SlowDisk:
             export = "type=vhost-user-blk,id=disk,node-name=disk,writable=on"
             self._start(
                 [
-                    *(bridge(), "--blockdev", node),
+                    *(program(BRIDGE, "qemu-system-common"), "--blockdev", node),
                     *("--export", f"{export},addr.type=unix,addr.path={self.socket}"),
                 ],
                 self.socket,
@@ -67,22 +65,9 @@ class SlowDisk:
 
     def _start(self, arguments: list[str], appears: Path) -> None:
         """Start a process that makes the socket `appears` when it is ready."""
-        with (self._work / "log").open("ab") as log:
-            process = subprocess.Popen(
-                arguments,
-                cwd=Path(__file__).resolve().parents[1],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        project = Path(__file__).resolve().parents[1]
+        process = start_serving(arguments, self._work / "log", [appears], cwd=project)
         self._processes.append(process)
-        until = time.monotonic() + START_S
-        while not appears.exists():
-            if process.poll() is not None or time.monotonic() > until:
-                said = (self._work / "log").read_text(errors="replace")
-                raise RehearsalError(f"{arguments[0]} did not start:\n{said}")
-            time.sleep(0.02)
 
     def __exit__(self, *_: object) -> None:
         for process in reversed(self._processes):
@@ -95,13 +80,3 @@ class SlowDisk:
             connection.connect(str(self._work / "counters"))
             with connection.makefile() as lines:
                 return Counters(**json.loads(lines.readline()))
-
-
-def bridge() -> str:
-    """The path of qemu-storage-daemon; RehearsalError names the package to install."""
-    path = shutil.which(BRIDGE)
-    if path is None:
-        raise RehearsalError(
-            f"{BRIDGE} is not installed.", advice="apt-get install qemu-system-x86"
-        )
-    return path

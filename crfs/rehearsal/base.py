@@ -11,7 +11,8 @@ from pathlib import Path
 from crfs.errors import RehearsalError
 from crfs.rehearsal import debian, foreign
 from crfs.rehearsal.layout import MIB, make_empty, make_fat, partition_disk, run
-from crfs.rehearsal.workbench import MODULES, run_in_uml
+from crfs.rehearsal.uml import MODULES
+from crfs.rehearsal.workbench import run_in_uml
 
 GUEST = Path(__file__).parent / "guest"
 CARD_BYTES = 1024 * MIB  # the emulated SD card wants a power of two

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crfs.errors import RehearsalError
-from crfs.rehearsal.workbench import KERNEL, end_process_group, uml_disk
+from crfs.rehearsal.programs import end_process_group, program
+from crfs.rehearsal.uml import uml_disk, uml_kernel
 
 MEMORY_MIB = 1024
 KVM_PROBE_S = 5.0
@@ -125,8 +126,7 @@ def find_board(name: str) -> Board:
 
 def uml_command(wiring: Wiring) -> list[str]:
     """User-mode Linux with a card, a stick and three serial lines."""
-    kernel = program(KERNEL, "user-mode-linux")
-    arguments = [kernel, f"mem={MEMORY_MIB}M", uml_disk("ubda", wiring.card)]
+    arguments = [*uml_kernel(), f"mem={MEMORY_MIB}M", uml_disk("ubda", wiring.card)]
     if wiring.stick is not None:
         arguments.append(uml_disk("ubdb", wiring.stick))
     if wiring.initramfs is not None:
@@ -181,14 +181,6 @@ def drive(name: str, image: Path) -> str:
     """QEMU's words for a raw image; what the guest has been told is written survives a kill."""
     path = str(image).replace(",", ",,")
     return f"if=none,id={name},format=raw,cache=writeback,file={path}"
-
-
-def program(name: str, package: str) -> str:
-    """The path of an emulator; RehearsalError names the package to install."""
-    path = shutil.which(name)
-    if path is None:
-        raise RehearsalError(f"{name} is not installed.", advice=f"apt-get install {package}")
-    return path
 
 
 @functools.cache

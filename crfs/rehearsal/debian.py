@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from crfs.errors import RehearsalError
+from crfs.rehearsal.programs import program
 
 SUITE = "bookworm"
 NATIVE = "amd64"
@@ -68,14 +68,10 @@ def install(arch: str, tar: Path, setup: Path, environment: Mapping[str, str]) -
 
 def run(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
     """Run a program that makes a Debian; RehearsalError if it fails."""
-    program = shutil.which(arguments[0], path=environment.get("PATH", "") + ":/usr/sbin:/sbin")
-    if program is None:
-        raise RehearsalError(
-            f"{arguments[0]} is not installed.", advice=f"apt-get install {arguments[0]}"
-        )
+    path = program(arguments[0], arguments[0])
     try:
         done = subprocess.run(
-            [program, *arguments[1:]],
+            [path, *arguments[1:]],
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from crfs.errors import RehearsalError
 from crfs.rehearsal import debian
-from crfs.rehearsal.boards import program
 from crfs.rehearsal.layout import MIB, make_empty
-from crfs.rehearsal.workbench import run_limited
+from crfs.rehearsal.programs import program, run_limited
 
 SCRIPTS = Path(__file__).parent / "guest/foreign"
 MEMORY_MIB = 3072

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from crfs.errors import RehearsalError
+from crfs.rehearsal.programs import program
 
 SECTOR = 512
 MIB = 1 << 20
@@ -85,14 +84,9 @@ def copy_sparse(source: Path, target: Path) -> None:
 
 def run(arguments: Sequence[str], text: str | None = None) -> str:
     """Run a command of the host and return its standard output; raise if it fails."""
-    program = shutil.which(arguments[0], path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if program is None:
-        raise RehearsalError(
-            f"{arguments[0]} is not installed.",
-            advice="install the packages listed in .ci/packages-rehearsal.txt",
-        )
+    path = program(arguments[0], "coreutils dosfstools e2fsprogs fdisk mtools")
     done = subprocess.run(
-        [program, *arguments[1:]], input=text, text=True, capture_output=True, check=False
+        [path, *arguments[1:]], input=text, text=True, capture_output=True, check=False
     )
     if done.returncode != 0:
         raise RehearsalError(f"{' '.join(arguments)} failed:\n{done.stderr or done.stdout}")

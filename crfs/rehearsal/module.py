@@ -12,7 +12,7 @@ from typing import Any
 
 from crfs.errors import RehearsalError
 from crfs.rehearsal.hsm import Hsm
-from crfs.rehearsal.workbench import end_process_group
+from crfs.rehearsal.programs import end_process_group
 
 START_S = 15.0
 

@@ -32,7 +32,7 @@ from crfs.rehearsal.boards import Wiring, find_board, kvm_works, with_virtio_dis
 from crfs.rehearsal.console import Console, ConsoleClosed, ConsoleTimeout
 from crfs.rehearsal.module import HsmProcess
 from crfs.rehearsal.monitor import Monitor
-from crfs.rehearsal.workbench import end_process_group
+from crfs.rehearsal.programs import end_process_group
 
 USER = "pi"
 PASSWORD = "raspberry"  # noqa: S105 - the well-known one, on a Pi that is nowhere

@@ -10,12 +10,7 @@ no udev.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shlex
-import shutil
-import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -23,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crfs.errors import RehearsalError
+from crfs.rehearsal.programs import run_limited
+from crfs.rehearsal.uml import furnish_modules, make_program, uml_disk, uml_kernel
 
-KERNEL = "linux.uml"
-MODULES = Path("/usr/lib/uml/modules")
 MAX_DISKS = 8
-VIRTIO_BLOCK = 2  # virtio's number of this kind of device
 
 # dm_crypt's own request for these comes too late in user-mode Linux: opening a volume then
 # fails with "encrypted_key: failed to alloc_cipher".
@@ -54,11 +48,6 @@ echo "$code" >"$work/code.new"
 mv "$work/code.new" "$work/code"
 echo o >/proc/sysrq-trigger
 sleep 60
-"""
-
-_MODPROBE = """#!/bin/sh
-# The kernel and the tools ask for modules by this door: the host has none of this kernel's.
-exec {modprobe} -d {work} "$@"
 """
 
 
@@ -99,18 +88,13 @@ def run_in_uml(
     Raises RehearsalError if user-mode Linux is missing, does not start, is not done in time, or
     (with `check`) if the script failed.
     """
-    kernel = shutil.which(KERNEL)
-    if kernel is None:
-        raise RehearsalError(
-            "User-mode Linux is not installed.", advice="apt-get install user-mode-linux"
-        )
     if len(disks) > MAX_DISKS:
         raise RehearsalError(f"At most {MAX_DISKS} disks fit into the workbench.")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="crfs-uml-") as name:
         work = Path(name)
         _furnish(work, script, env or {}, cwd or Path.cwd())
-        arguments = [kernel, f"mem={mem}M", *_disk_arguments(disks, work, keep_writes)]
+        arguments = [*uml_kernel(), f"mem={mem}M", *_disk_arguments(disks, work, keep_writes)]
         arguments += ["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw"]
         arguments += [f"init={work}/init", f"uml_dir={work}/", "umid=workbench"]
         arguments += ["con=null", "con0=null,fd:1", "quiet", "panic=1"]
@@ -133,11 +117,7 @@ def run_in_uml(
 def _furnish(work: Path, script: str, env: Mapping[str, str], cwd: Path) -> None:
     """Write all that the first process needs into `work`."""
     work.chmod(0o755)  # services that give up root still have to reach it
-    release = max(MODULES.iterdir(), default=None) if MODULES.is_dir() else None
-    if release is not None:
-        modules = work / "lib/modules" / release.name
-        modules.parent.mkdir(parents=True)
-        modules.symlink_to(release)
+    furnish_modules(work)
     variables = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",
@@ -148,21 +128,11 @@ def _furnish(work: Path, script: str, env: Mapping[str, str], cwd: Path) -> None
     }
     exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in variables.items())
     (work / "environment").write_text(exports)
-    quoted = shlex.quote(str(work))
-    modprobe = shutil.which("modprobe", path="/usr/sbin:/sbin")
-    if modprobe is None:
-        raise RehearsalError("modprobe is not installed.", advice="apt-get install kmod")
-    programs = {
-        "init": _INIT.format(
-            work=quoted, modules=" ".join(FIRST_MODULES), cwd=shlex.quote(str(cwd))
-        ),
-        "modprobe": _MODPROBE.format(modprobe=modprobe, work=quoted),
-        "script": script if script.startswith("#!") else f"#!/bin/sh\n{script}\n",
-    }
-    for name, text in programs.items():
-        program = work / name
-        program.write_text(text)
-        program.chmod(0o755)
+    first = _INIT.format(
+        work=shlex.quote(str(work)), modules=" ".join(FIRST_MODULES), cwd=shlex.quote(str(cwd))
+    )
+    make_program(work / "init", first)
+    make_program(work / "script", script if script.startswith("#!") else f"#!/bin/sh\n{script}\n")
 
 
 def _disk_arguments(disks: Sequence[Path], work: Path, keep_writes: bool) -> list[str]:
@@ -179,39 +149,6 @@ def _disk_arguments(disks: Sequence[Path], work: Path, keep_writes: bool) -> lis
         written = f"{link}" if keep_writes else f"{work}/cow{index},{link}"
         arguments.append(f"ubd{chr(ord('a') + index)}={written}")
     return arguments
-
-
-def uml_disk(name: str, disk: Path) -> str:
-    """User-mode Linux's word for an image as its disk `name`, or for a vhost-user disk's socket."""
-    if disk.is_socket():
-        return f"virtio_uml.device={disk}:{VIRTIO_BLOCK}"
-    return f"{name}={disk}"
-
-
-def run_limited(arguments: Sequence[str], console: Path, timeout: float) -> bool:
-    """Run a program in a session of its own; end all of it if `timeout` passes. In time?"""
-    with console.open("wb") as log:
-        process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return False
-        finally:
-            end_process_group(process)
-    return True
-
-
-def end_process_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process that leads its own session, and everything that it started there."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _text(path: Path) -> str:

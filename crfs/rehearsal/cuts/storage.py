@@ -10,17 +10,13 @@ import json
 import os
 import random
 import struct
-import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crfs.errors import RehearsalError
-from crfs.rehearsal.boards import program
 from crfs.rehearsal.layout import SECTOR
-from crfs.rehearsal.workbench import end_process_group
+from crfs.rehearsal.programs import end_process_group, program, start_serving
 
 START_S = 20.0
 FLUSH, FUA, DISCARD = 1, 2, 4
@@ -66,25 +62,7 @@ class Storage:
                 "writable": True,
             }
             arguments += ["--export", json.dumps(export)]
-        for socket in self.sockets:
-            socket.unlink(missing_ok=True)
-        log = (folder / "storage.log").open("wb")
-        with log:
-            self._process = subprocess.Popen(
-                arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        until = time.monotonic() + START_S
-        while not all(socket.exists() for socket in self.sockets):
-            if self._process.poll() is not None or time.monotonic() > until:
-                self.stop()
-                raise RehearsalError(
-                    "The storage daemon did not start: " + (folder / "storage.log").read_text()
-                )
-            time.sleep(0.02)
+        self._process = start_serving(arguments, folder / "storage.log", self.sockets)
 
     def stop(self) -> None:
         """End it at once, as the power does."""

@@ -30,13 +30,13 @@ from crfs.errors import RehearsalError
 from crfs.journal import SLOTS, Entry, decode
 from crfs.model import Record
 from crfs.rehearsal import firmware
-from crfs.rehearsal.boards import program
 from crfs.rehearsal.cuts.card import GUEST, PROJECT
 from crfs.rehearsal.cuts.storage import Disk, Storage, apply, read_log, survivors
 from crfs.rehearsal.cuts.trace import Fault
 from crfs.rehearsal.layout import copy_sparse
 from crfs.rehearsal.module import HsmProcess
-from crfs.rehearsal.workbench import KERNEL, MODULES, end_process_group
+from crfs.rehearsal.programs import end_process_group
+from crfs.rehearsal.uml import furnish_modules, uml_kernel
 
 MODEL, DEFAULT_KERNEL = "pi5", "kernel_2712.img"
 INITRAMFS = "crfs-initramfs"
@@ -96,7 +96,6 @@ class World:
         self.second_stick: Path | None = None
         self.swapped = False  # card and stick change their device names
         self.hsm = HsmProcess(folder)
-        self.hsm_present = True
         self.trial_next = False
         self.acknowledged = 0
         self.boots: list[Boot] = []
@@ -125,12 +124,7 @@ class World:
         shutil.rmtree(self._work, ignore_errors=True)
 
     def _furnish(self) -> None:
-        release = max(MODULES.iterdir())
-        (self._work / "lib/modules").mkdir(parents=True)
-        (self._work / "lib/modules" / release.name).symlink_to(release)
-        modprobe = program("modprobe", "kmod")
-        (self._work / "modprobe").write_text(f'#!/bin/sh\nexec {modprobe} -d {self._work} "$@"\n')
-        (self._work / "modprobe").chmod(0o755)
+        furnish_modules(self._work)
         shutil.copy(GUEST / "init", self._work / "init")
         (self._work / "project").symlink_to(PROJECT)
 
@@ -192,15 +186,14 @@ class World:
 
     def _start(self) -> None:
         wires: list[socket.socket] = []
-        arguments = [program(KERNEL, "user-mode-linux"), f"mem={MEMORY_MIB}M", *self._disks()]
+        arguments = [*uml_kernel(), f"mem={MEMORY_MIB}M", *self._disks()]
         arguments += ["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"]
         arguments += [f"init={self._work}/init", f"uml_dir={self._work}/", "umid=pi", "noreboot"]
         arguments += ["con=null", "con0=null,fd:1", "ssl=null", "panic=1"]
-        if self.hsm_present:
-            line = socket.socket(socket.AF_UNIX)
-            line.connect(str(self.hsm.line))
-            wires.append(line)
-            arguments.append(f"ssl1=fd:{line.fileno()},fd:{line.fileno()}")
+        line = socket.socket(socket.AF_UNIX)
+        line.connect(str(self.hsm.line))
+        wires.append(line)
+        arguments.append(f"ssl1=fd:{line.fileno()},fd:{line.fileno()}")
         for name in ("ssl2", "ssl3"):
             near, far = socket.socketpair()
             near.setblocking(False)
