@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import pyudev
 
-from crfs import bootfiles, runner
+from crfs import bootconfig, runner
 from crfs.errors import DisagreementError, HostError, LayoutError, StickError
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Card, Stick
 
@@ -228,13 +228,13 @@ def running_from(plan_root: str, plan_stage: str) -> str:
     """Which root this boot runs from: stage, root, or plain. Decided by the LUKS UUIDs."""
     source = root_source()
     for name, luks, kind in (
-        (STAGE_MAPPING, plan_stage, bootfiles.STAGE),
-        (ROOT_MAPPING, plan_root, bootfiles.ROOT),
+        (STAGE_MAPPING, plan_stage, bootconfig.STAGE),
+        (ROOT_MAPPING, plan_root, bootconfig.ROOT),
     ):
         path = mapping_path(name)
         if path.exists() and os.path.realpath(path) == source and luks_of_mapping(name) == luks:
             return kind
-    return bootfiles.PLAIN
+    return bootconfig.PLAIN
 
 
 def luks_of_mapping(name: str) -> str:
