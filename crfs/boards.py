@@ -14,11 +14,11 @@ PI = "Raspberry Pi"
 EXTLINUX = "extlinux"
 # Why boards with extlinux are planned for, and refused.
 EXTLINUX_NEEDS = (
-    "on a Jetson `/boot` lies inside the root, in the partition APP, and its loader reads it in the "
-    "clear. It has to become a partition of its own before: make a small ext4 partition on the same "
-    "disk, copy `/boot` there, and have `extlinux.conf` and `/etc/fstab` name it. Besides, crfs "
+    "on a Jetson `/boot` lies inside the root, in the partition APP, and its loader reads it in "
+    "the clear. It has to become a partition of its own first: make a small ext4 partition on the "
+    "same disk, copy `/boot` there, have `extlinux.conf` and `/etc/fstab` name it. Besides, crfs "
     "needs Debian 12 (Python 3.11) and initramfs-tools there, and an initramfs that puts "
-    "`extlinux.conf` back after a trial boot. `crfs encrypt --dry-run` shows the new `extlinux.conf`."
+    "`extlinux.conf` back after a trial boot. `crfs encrypt --dry-run` shows the new file."
 )
 
 
@@ -71,3 +71,9 @@ def recognise(model: str) -> Board | None:
     """The board with this model; None for one that crfs does not know."""
     found = [board for board in BOARDS if re.match(board.model, model)]
     return found[0] if found else None
+
+
+def name(model: str) -> str:
+    """What to call the board with this model."""
+    board = recognise(model)
+    return board.name if board else model or "unknown"

@@ -30,6 +30,8 @@ UNLOCKED = RUN / "unlocked"
 # Where the initramfs leaves the stage's filesystem below the overlay.
 STAGE_BELOW = RUN / "below"
 BOOT_MOUNTS = (Path("/boot/firmware"), Path("/boot"))
+EXTLINUX = Path("/boot/extlinux/extlinux.conf")
+BOARD_MODEL = Path("/proc/device-tree/model")
 
 _LSBLK = "NAME,PATH,TYPE,SIZE,RO,RM,FSTYPE,LABEL,UUID,PARTUUID,PTUUID,MODEL,SERIAL,TRAN,MOUNTPOINTS"
 
@@ -204,6 +206,23 @@ def boot_mount() -> Path:
         "with a config.txt.",
         advice="mount it ('sudo mount /boot/firmware'), check /etc/fstab, then try again",
     )
+
+
+def extlinux_conf() -> Path | None:
+    """The boot configuration of a board that extlinux boots; None on a Raspberry Pi."""
+    try:
+        boot_mount()
+    except LayoutError:
+        return EXTLINUX if EXTLINUX.is_file() else None
+    return None
+
+
+def board_model() -> str:
+    """What the device tree calls this board, "" where there is none (a PC)."""
+    try:
+        return printable(BOARD_MODEL.read_text(errors="replace").rstrip("\0\n"))
+    except OSError:
+        return ""
 
 
 def root_source() -> str:

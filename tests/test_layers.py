@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("runner", "log", "fatfile", "streams", "topics"),
     ("journal",),
     ("bootconfig",),
-    ("bootfiles",),
+    ("bootfiles", "extlinux"),
     ("probe",),
     ("keys", "luks", "blocks", "trees", "dress", "recovery"),
     ("preflight",),
