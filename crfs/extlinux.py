@@ -60,7 +60,7 @@ class Config:
     @property
     def chosen(self) -> Entry:
         """The entry that boots by itself. Raises LayoutError where there is none."""
-        found = [entry for entry in self.entries if entry.name == self.default]
+        found = [entry for entry in self.entries if entry.name == self.default != ""]
         if not found or not found[-1].value("LINUX", "KERNEL") or not found[-1].value("APPEND"):
             raise LayoutError(
                 f"extlinux.conf has no complete entry '{self.default[:40]}' to boot by default.",

@@ -42,9 +42,9 @@ class Sight:
 
     @property
     def has_preamble(self) -> bool:
-        """A burst and a pause come first, then what carries the message."""
-        kinds = [part.kind for part in self.parts]
-        return _FLASH in kinds and _OFF in kinds[kinds.index(_FLASH) : -1] and kinds[-1] == _FLASH
+        """A burst that nobody can count comes before what carries the message."""
+        flashes = [part for part in self.parts if part.kind == _FLASH]
+        return len(flashes) > 1 and not flashes[0].blinks
 
     @property
     def is_burst(self) -> bool:
@@ -136,17 +136,15 @@ PATTERNS = (
 )
 
 
-# --- comparing -------------------------------------------------------------------------------
-
-
 def likeness(seen: Sight, pattern: Sight) -> float:
     """How well a description fits a pattern, from 0 to 1; what is not said counts for neither."""
     if seen.is_steady or not seen.parts:
         return 0
     main, other = seen.main, pattern.main
+    # Weight and mark, from 0 to 1, of each thing that was said.
     marks = [(4, float(seen.goes_dark == pattern.goes_dark)), (4, _preamble(seen, pattern))]
     if not main.kind:
-        marks.append((3, 0))
+        marks.append((3, 0))  # nothing but darkness was seen
     if main.blinks:
         marks.append((5, _near(main.blinks, other.blinks, off_by=2)))
     elif main.endless:
@@ -183,19 +181,11 @@ def rank(text: str) -> list[tuple[float, Pattern]]:
     return sorted(marked, key=lambda one: -one[0])
 
 
-# --- reading a description -------------------------------------------------------------------
-
 _NUMBERS = {
-    word: number
-    for number, words in enumerate(
-        (
-            "one|single|a single", "two|double", "three|triple", "four", "five", "six", "seven",
-            "eight", "nine", "ten",
-        ),
-        start=1,
-    )
-    for word in words.split("|")
-} | {"once": 1, "twice": 2, "thrice": 3}  # fmt: skip
+    "one": 1, "once": 1, "single": 1, "a single": 1, "two": 2, "twice": 2, "double": 2, "three": 3,
+    "thrice": 3, "triple": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10,
+}  # fmt: skip
 _NUMBER_WORD = re.compile(r"\b(" + "|".join(sorted(_NUMBERS, key=len, reverse=True)) + r")\b")
 _N = r"([0-9]{1,4}(?:\.[0-9]{1,3})?)"
 _UNIT = r"(ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?)\b"
@@ -206,54 +196,72 @@ _RATE = re.compile(
 _DURATION = re.compile(rf"{_N}\s*{_UNIT}")
 _COUNT = re.compile(r"\b([0-9]{1,4})(?:\s*x)?\b|\bx\s*([0-9]{1,4})\b")
 _SPLIT = re.compile(
-    r"[,;:+|/()\n]|\.(?![0-9])|[-=]+>|→|\b(?:then|followed by|and|after that|afterwards|next|before"
-    r"|until|with|eventually)\b"
+    r"[,;:+|/()\n]|\.(?![0-9])|[-=]+>|→|\s[-–—]\s|\b(?:then|followed by|and|after that|afterwards"
+    r"|next|before|until|with|eventually)\b"
 )
-_DARK = re.compile(
-    r"\b(?:off|out|dark|darkness|black|pause|pauses|paused|gap|break|nothing|dead|stops?|stopped"
-    r"|(?:no|not|never) (?:light|lit|blink\w*|flash\w*)|unlit|silence|waits?)\b"
+_DARKNESS = (
+    r"(?:off|out|dark|darkness|black|pause|pauses|paused|gap|break|nothing|dead|dies|unlit|silence"
+    r"|waits?|stop(?:s|ped)?(?: \w+ing)?|(?:no|not|never) (?:light|lit|blink\w*|flash\w*))\b"
+)
+_DARK = re.compile(rf"\b{_DARKNESS}")
+# Darkness is a clause of its own, with its length, also where no comma says so.
+_DARK_CLAUSE = re.compile(
+    rf"\b(?:stays? |remains? )?{_DARKNESS}(?:(?: for| of)? {_N}\s*{_UNIT})?"
+    rf"|\b{_N}\s*{_UNIT} {_DARKNESS}(?!(?: for| of)? [0-9.]+\s*{_UNIT})"
 )
 _LIT = re.compile(r"\b(?:on|solid|steady|steadily|lit|glow\w*)\b")
-_FLASHING = re.compile(r"\b(?:blink|flash|flicker|puls|strob|flutter|beat)\w*")
-_RAPID = re.compile(r"\b(?:rapid|fast|quick|hectic|frantic|flicker|flutter|strob|short)\w*")
+_FLASHING = re.compile(r"\b(?:blink|flash|flicker|puls|strob|flutter|beat|burst)\w*")
+_RAPID = re.compile(r"\b(?:rapid|fast|quick|hectic|frantic|flicker|flutter|strob|burst|crazy)\w*")
 _SLOW = re.compile(r"\b(?:slow|long|lazy|lazily)\w*")
 _ENDLESS = re.compile(
     r"\b(?:constant|continuous|continual|permanent|perpetual|forever|for ever|for good|always"
     r"|endless|nonstop|non-stop|all the time|without end|never|keep|stay|remain)\w*"
 )
-# Said of a blinking LED, these do not mean that it goes off or stays on.
-_IDIOMS = re.compile(r"\b(?:on (?:and|&) off|off (?:and|&) on|on ?[-/] ?off|goes on|comes on)\b")
 _NO_END = re.compile(
-    r"\b(?:never|not|without|no) (?:stop|end|paus|break|go|turn)\w*"
+    r"\b(?:never|not|non|without|no) (?:stop|end|paus|break|go|turn)\w*"
     r"(?: (?:off|out|dark|black))?\b"
 )
+# Said of a blinking LED, these do not mean that it goes off or stays on.
+# What neither counts nor lasts: "about", and how long it took until something happened.
+_ASIDES = re.compile(
+    rf"[~≈]|\b(?:about|around|roughly|approximately)\b|\bafter (?:a|some|{_N})\s*{_UNIT}"
+    r"|\bpower\w*(?: it| the pi)? (?:on|up)\b"
+)
+_AFTER = re.compile(r"^(.*) after (?!that\b)(.*)$")
+_REPEATED = re.compile(r"\b(blink|flash)(?:[ -]+\1)+\b")
+_IDIOMS = re.compile(r"\b(?:on (?:and|&) off|off (?:and|&) on|on ?[-/] ?off|goes on|comes on)\b")
 
 
 def read(text: str) -> Sight:
     """What a description says, as far as it can be understood; never raises."""
     text = " ".join(text[:1000].lower().replace("n't", " not").split())
-    text = _NO_END.sub(" blinks endlessly ", _IDIOMS.sub(" blinks ", text))
+    text = _REPEATED.sub(lambda found: f"{found[0].count(found[1])} {found[1]}", text)
+    text = _IDIOMS.sub(" blinks ", text)
+    text = _NO_END.sub(" blinks endlessly ", text)
     text = _NUMBER_WORD.sub(lambda found: str(_NUMBERS[found[1]]), text)
+    text = _AFTER.sub(r"\2 , \1", " ".join(_ASIDES.sub(" ", text).split()))
+    text = _RATE.sub(_rate_in_words, text)
     every = 0.0
-    fast = endless = False
-    # "5 a second" first: it would be read as a duration.
-    if found := _RATE.search(text):
-        rate = float(found[1]) / _seconds("1", found[2]) if found[1] else float(found[3])
-        text, endless = _RATE.sub(" blinks ", text, count=1), True
-        fast = rate >= 3
-        if rate and not fast:
-            every = 1 / rate
     if found := _EVERY.search(text):
         every = _seconds(found[1] or found[3] or "1", found[2] or found[4])
         text = _EVERY.sub(" ", text, count=1)
     text = re.sub(r"\ba (second|minute)\b", r"1 \1", text)
-    parts = [part for clause in _SPLIT.split(text) if (part := _part(clause))]
-    sight = Sight(tuple(_joined(parts)), every)
-    if fast and sight.parts:
-        first = sight.parts[0]
-        rapid = Part(first.kind, RAPID, first.blinks, first.seconds, first.endless or endless)
-        sight = Sight((rapid, *sight.parts[1:]), every)
-    return _with_what_is_meant(sight)
+    text = _DARK_CLAUSE.sub(r", \g<0>, ", text)
+    parts = _joined([part for clause in _SPLIT.split(text) if (part := _part(clause))])
+    sight = Sight(tuple(parts), every)
+    main = sight.main
+    if every and main.kind and not (main.blinks or main.seconds):
+        # Who says "blinks every 3 seconds" means one blink.
+        parts[parts.index(main)] = Part(_FLASH, main.speed, blinks=1)
+    return Sight(tuple(parts), every)
+
+
+def _rate_in_words(found: re.Match[str]) -> str:
+    """ "5 a second" would be read as a duration else."""
+    rate = float(found[1]) / _seconds("1", found[2]) if found[1] else float(found[3])
+    if rate >= 3:
+        return " rapid blinks endlessly "
+    return f" blinks every {1 / rate:.3f} s " if rate else " "
 
 
 def _seconds(number: str, unit: str) -> float:
@@ -304,13 +312,6 @@ def _joined(parts: list[Part]) -> list[Part]:
 def _completes(last: Part, part: Part) -> bool:
     """Whether the second adds to the first, and contradicts it in nothing."""
     pairs = ((last.speed, part.speed), (last.blinks, part.blinks), (last.seconds, part.seconds))
-    return last.kind == part.kind and not any(one and other for one, other in pairs)
-
-
-def _with_what_is_meant(sight: Sight) -> Sight:
-    """Who says "blinks every 3 seconds" means one blink."""
-    main = sight.main
-    if not sight.every or main.blinks or main.seconds or not main.kind:
-        return sight
-    meant = Part(main.kind, main.speed, 1)
-    return Sight(tuple(meant if part is main else part for part in sight.parts), sight.every)
+    return last.kind == part.kind and all(
+        one == other or not (one and other) for one, other in pairs
+    )

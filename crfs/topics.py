@@ -213,7 +213,7 @@ TOPICS = (
         "The clock is wrong",
         """
         The Pi sets its clock over the network (NTP), and the HSM's clock follows: `timedatectl`
-        shows whether it has happened. Without a network `sudo timedatectl set-time 12:00` sets it
+        shows whether it has happened. Without a network `sudo date --set=12:00` sets it
         by hand.
 
         At boot `zkbootrtc` takes the time from the HSM, which keeps it on its battery.
@@ -224,7 +224,7 @@ TOPICS = (
         "devices",
         "Reaching the HSM's clock, accelerometer and keys",
         """
-        Through Zymbit's libraries for Python, C and others, which talk to `zkifc`; there is
+        Through Zymbit's libraries for C, C++ and Python, which talk to `zkifc`; there is
         nothing to set up in the kernel besides I2C. They do not appear as `/dev/rtc` and the
         like.
         """,

@@ -87,7 +87,8 @@ def test_what_counts(text: str, default: str, append: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "LABEL a\nLINUX k\nAPPEND x", "DEFAULT b\nLABEL a\nLINUX k\nAPPEND x",
-     "DEFAULT a\nLABEL a\nAPPEND x", "DEFAULT a\nLABEL a\nLINUX k", "#DEFAULT a\nLABEL a"],
+     "DEFAULT a\nLABEL a\nAPPEND x", "DEFAULT a\nLABEL a\nLINUX k", "#DEFAULT a\nLABEL a",
+     "LABEL\nLINUX k\nAPPEND x", "DEFAULT\nLABEL\nLINUX k\nAPPEND x"],
 )  # fmt: skip
 def test_without_a_complete_default_entry_it_is_refused(text: str) -> None:
     with pytest.raises(LayoutError, match="no complete entry"):

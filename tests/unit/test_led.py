@@ -19,12 +19,16 @@ WAYS = {
         "every 3 sec it blinks once",
         "a single flash each 3 s",
         "slow blink",
+        "short blink every ~3s",
+        "LED flashes once, waits three seconds, flashes once again",
     ),
     "production": (
         "three rapid blinks every 3 seconds",
         "3 quick flashes, pause, 3 quick flashes",
         "triple flash every 3s",
         "3x fast, 3 s off",
+        "blink blink blink pause",
+        "three fast blips and a 3 second gap",
         "blinks thrice, then nothing for 3 seconds",
     ),
     "waiting": (
@@ -34,6 +38,8 @@ WAYS = {
         "flickers all the time",
         "keeps blinking rapidly on and off",
         "5 Hz",
+        "blinking like crazy, non stop",
+        "blinks fast after power on",
     ),
     "unbound": (
         "rapid blinking then LED off permanently",
@@ -41,18 +47,23 @@ WAYS = {
         "flickers, then stays dark",
         "fast, off",
         "doesn't blink",
+        "flashes quick when I power it up, after a minute the light goes out",
+        "fast blinking for 30 seconds, then LED stays off",
     ),
     "communication": (
         "1 second very rapid flash, 1 second off, 8 slow blinks",
         "flickers a second, dark for a second, then eight slow blinks",
         "fast 1s -> off 1s -> 8 slow",
         "8 slow blinks",
+        "8 long blinks after a fast flicker",
     ),
     "secure-element": (
         "fast 1s, off 1s, 5 slow",
         "quick burst; short pause; then it blinks slowly 5 times",
         "rapid/off/five long",
         "blinks 5 times slowly",
+        "rapid flash one second off one second five slow blinks",
+        "burst - gap - 5 slow",
     ),
 }
 
