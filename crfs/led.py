@@ -196,7 +196,7 @@ _RATE = re.compile(
 _DURATION = re.compile(rf"{_N}\s*{_UNIT}")
 _COUNT = re.compile(r"\b([0-9]{1,4})(?:\s*x)?\b|\bx\s*([0-9]{1,4})\b")
 _SPLIT = re.compile(
-    r"[,;:+|/()\n]|\.(?![0-9])|[-=]+>|→|\s[-–—]\s|\b(?:then|followed by|and|after that|afterwards"
+    r"[,;:+|/()\n]|\.(?![0-9])|[-=]+>|→|\s--?\s|\b(?:then|followed by|and|after that|afterwards"
     r"|next|before|until|with|eventually)\b"
 )
 _DARKNESS = (
