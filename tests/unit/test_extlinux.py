@@ -75,6 +75,7 @@ def test_reading() -> None:
     [
         ("LABEL a\nLINUX k\nAPPEND one\nTIMEOUT 3\nAPPEND two\nDEFAULT a", "a", "one"),
         ("DEFAULT b\nDEFAULT a\nLABEL a\nLINUX k\nAPPEND x", "a", "x"),
+        ("DEFAULT b\nONTIMEOUT a\nLABEL a\nLINUX k\nAPPEND x", "a", "x"),
         ("default a\n  label a\n\tkernel k\n\n# no\n\tappend x\n\tappend y z", "a", "y z"),
         ("DEFAULT a\nLABEL a\nLINUX old\nAPPEND old\nLABEL a\nLINUX k\nAPPEND new", "a", "new"),
     ],
