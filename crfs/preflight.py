@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from crfs import bootfiles, keys, luks, probe
+from crfs import bootconfig, bootfiles, keys, luks, probe
 from crfs.errors import HostError, LayoutError, StateError, StickError
 from crfs.journal import Journal
 from crfs.model import Boot, Card, Cipher, Plan, Stick, Uuids
@@ -246,7 +246,7 @@ def _check_root(facts: Facts, root: Block) -> None:
             f"The root filesystem is {facts.root_mount.fstype}; crfs can migrate ext4 only.",
             advice="use an image with an ext4 root, as Raspberry Pi OS has it",
         )
-    if "init_resize" in facts.cmdline or "resize" in bootfiles.tokens(facts.cmdline):
+    if "init_resize" in facts.cmdline or "resize" in bootconfig.tokens(facts.cmdline):
         raise LayoutError(
             "The card still waits for its first-boot resize.",
             advice="let the Pi finish its first boot, reboot, then try again",

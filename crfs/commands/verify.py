@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from crfs import bootfiles, keys, live, probe, runner
+from crfs import bootconfig, keys, live, probe, runner
 from crfs.commands import common
 from crfs.errors import CrfsError, VerifyError
 from crfs.fatfile import SUFFIX
@@ -96,7 +96,7 @@ def _leftovers() -> str:
 
 def _initramfs_in_step() -> str:
     boot = probe.boot_mount()
-    image = boot / bootfiles.INITRAMFS
+    image = boot / bootconfig.INITRAMFS
     if not image.exists():
         return f"{image} does not exist"
     unpacked = probe.RUN / "verify"
