@@ -254,10 +254,9 @@ def _clock(machine: Machine) -> Finding:
         if ahead is not None and abs(ahead) < _CLOCK_OFF_S:
             return ok("the clock agrees with the HSM's; NTP has not set it")
         if ahead is not None:
+            where = "behind" if ahead > 0 else "ahead of"
             return warning(
-                f"the clock is {abs(ahead)} s {'behind' if ahead > 0 else 'ahead of'} the HSM's, and "
-                "NTP has not set it",
-                advice,
+                f"the clock is {abs(ahead)} s {where} the HSM's; NTP has not set it", advice
             )
     return cannot_tell("NTP has not set the clock, and the HSM does not tell the time", advice)
 

@@ -77,13 +77,7 @@ def _render(told: dict[str, Any]) -> str:
 
 def _keys(args: argparse.Namespace) -> None:
     module = zymbit.client()
-    stores = {}
-    for store, foreign in (("own", False), ("foreign", True)):
-        slots, most = zymbit.ask("slots", lambda: module.get_slot_alloc_list(foreign=foreign))
-        stores[store] = {
-            "slots": {slot: _digest(module, slot, foreign) for slot in slots},
-            "most": most,
-        }
+    stores = {"own": _slots(module, foreign=False), "foreign": _slots(module, foreign=True)}
     if args.json:
         print(json.dumps({"curves": list(zymbit.KEY_BYTES), "stores": stores}, indent=1))
         return
@@ -92,6 +86,12 @@ def _keys(args: argparse.Namespace) -> None:
         print(f"{store.capitalize()} keys: {len(facts['slots'])} of {facts['most']}")
         for slot, digest in facts["slots"].items():
             print(f"  slot {slot:3}  SHA-256 of the public key {digest}")
+
+
+def _slots(module: Any, *, foreign: bool) -> dict[str, Any]:
+    """The slots in use, each with its key's digest, and how many there can be."""
+    slots, most = zymbit.ask("slots", lambda: module.get_slot_alloc_list(foreign=foreign))
+    return {"slots": {slot: _digest(module, slot, foreign) for slot in slots}, "most": most}
 
 
 def _digest(module: Any, slot: int, foreign: bool) -> str:
