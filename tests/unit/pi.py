@@ -193,13 +193,14 @@ class FakePi:
 
     folder: Path
     capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch
     boot: Path
     rows: list[dict[str, Any]]
     mounts: dict[str, Mount]
     root: str = "/dev/mmcblk0p2"
     active: set[str] = field(default_factory=lambda: {"zkifc.service", "multi-user.target"})
     enabled: set[str] = field(default_factory=lambda: {"ssh.service", model.UNIT})
-    missing: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=lambda: {"vcgencmd"})
     superblocks: dict[tuple[str, str], str] = field(default_factory=dict)
     mappings: dict[str, str] = field(default_factory=dict)  # name: LUKS UUID
     hsm_answers: bool = True
@@ -216,6 +217,8 @@ class FakePi:
     pending: int = 0  # packages that wait for an update
     hsm: dict[str, Any] = field(default_factory=healthy_hsm)
     gpg: str = ""  # what gpg says of the repository's key
+    throttled: str = "throttled=0x0"  # what vcgencmd says
+    installed: set[str] = field(default_factory=lambda: {"zkifc.service"})
 
     @property
     def journal(self) -> Journal:
@@ -295,6 +298,8 @@ class FakePi:
                 return "Inst something [1] (2 Debian:12/stable [arm64])\n" * self.pending
             case [sys.executable, "-P", "-m", "crfs.zymbit"]:
                 return json.dumps(self.hsm)
+            case ["vcgencmd", "get_throttled"]:
+                return self.throttled + "\n"
             case ["gpg", *_]:
                 return self.gpg
             case ["systemctl", "is-enabled", unit]:
@@ -338,7 +343,7 @@ class FakePi:
     def _show(self, unit: str) -> str:
         facts = {
             "Id": unit,
-            "LoadState": "loaded",
+            "LoadState": "loaded" if unit in self.installed else "not-found",
             "ActiveState": "active" if unit in self.active else "inactive",
             "UnitFileState": "enabled" if unit in self.enabled else "disabled",
         }
@@ -371,7 +376,7 @@ def build(
         "/": Mount("/", "/dev/mmcblk0p2", "ext4", ("rw", "noatime")),
         str(boot): Mount(str(boot), "/dev/mmcblk0p1", "vfat", ("rw",)),
     }
-    pi = FakePi(tmp_path, capsys, boot, [card_row(str(boot)), stick_row()], mounts)
+    pi = FakePi(tmp_path, capsys, monkeypatch, boot, [card_row(str(boot)), stick_row()], mounts)
     lay_out(tmp_path, PI_4)
     tools = tmp_path / "sbin"
     state = tmp_path / "var/lib/zymbit"
