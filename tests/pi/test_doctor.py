@@ -25,6 +25,8 @@ CONFIG = "/boot/firmware/config.txt"
 # As the FAQ shows it, on the module that the key is to be known to elsewhere.
 SAVE_KEY = "import zymkey; open('/tmp/pub_key_slot0', 'wb').write(zymkey.client.get_public_key(0))"
 
+# From the worst verdict, the exit code of each.
+CODES = {"failure": 32, "warning": 31, "cannot tell": 30}
 Broken = contextlib.AbstractContextManager[object]
 
 
@@ -53,14 +55,11 @@ def module_of(pi: VirtualPi) -> HsmProcess:
 def doctor(pi: VirtualPi) -> dict[str, set[str]]:
     """What `crfs doctor` finds: the checks of each verdict but ok."""
     code, text = pi.run("sudo crfs doctor --json 2>/tmp/said")
-    found: dict[str, set[str]] = {"failure": set(), "warning": set(), "cannot tell": set()}
+    found: dict[str, set[str]] = {verdict: set() for verdict in CODES}
     for row in json.loads(text):
         if row["verdict"] != "ok":
             found[row["verdict"]].add(row["id"])
-    worst = (
-        32 if found["failure"] else 31 if found["warning"] else 30 if found["cannot tell"] else 0
-    )
-    assert code == worst
+    assert code == next((CODES[verdict] for verdict in CODES if found[verdict]), 0)
     assert "Traceback" not in pi.check("cat /tmp/said")
     return found
 

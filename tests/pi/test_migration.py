@@ -28,7 +28,6 @@ from crfs.rehearsal.rehearse import RECORDS, SEALED_KEY
 
 pytestmark = pytest.mark.pi
 
-PROJECT = Path(__file__).resolve().parents[2]
 DISKS = "--disk /dev/ubda --usb /dev/ubdb"
 BOOT_FILES = "cd /boot/firmware && find . -type f -exec sha256sum {} + | sort -k 2"
 PHASE_S = 900.0
