@@ -103,7 +103,7 @@ class Machine:
         """How the boot partition is mounted. Raises LayoutError if it is not."""
         mount = probe.mount_of(str(self.boot_folder))
         if mount is None:
-            raise LayoutError("The boot partition was unmounted a moment ago.")
+            raise LayoutError("The boot partition was unmounted a moment ago.", advice="try again")
         return mount
 
     @functools.cached_property
