@@ -16,7 +16,7 @@ from crfs import bootfiles, keys, luks, probe
 from crfs.errors import HostError, LayoutError, StateError, StickError
 from crfs.journal import Journal
 from crfs.model import Boot, Card, Cipher, Plan, Stick, Uuids
-from crfs.probe import Block, Mount, human
+from crfs.probe import Block, Mount, Swap, human
 
 DEFAULT_DISK = "/dev/mmcblk0"
 DEFAULT_ROOT = 2
@@ -28,7 +28,7 @@ COMMANDS = {
     "blkid": "util-linux", "blkdiscard": "util-linux", "cryptsetup": "cryptsetup-bin",
     "debugfs": "e2fsprogs", "dumpe2fs": "e2fsprogs", "e2fsck": "e2fsprogs", "lsblk": "util-linux",
     "lsinitramfs": "initramfs-tools", "mkfs.ext4": "e2fsprogs", "mkinitramfs": "initramfs-tools",
-    "rsync": "rsync", "systemctl": "systemd", "udevadm": "udev",
+    "mkswap": "util-linux", "rsync": "rsync", "systemctl": "systemd", "udevadm": "udev",
     "wipefs": "util-linux",
 }  # fmt: skip
 CRYPTROOT_HOOK = Path("/usr/share/initramfs-tools/hooks/cryptroot")
@@ -49,6 +49,8 @@ class Wanted:
     stick: str | None = None
     erase_stick: bool = False
     recovery_key: bool = True
+    keep_stage: bool = False
+    keep_shell: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Facts:
     config: bytes
     cmdline_exists: bool
     cmdline: str  # the running kernel's
+    swaps: tuple[Swap, ...]
     missing_commands: tuple[str, ...]
     has_cryptroot: bool
     has_dracut: bool
@@ -104,6 +107,7 @@ def gather() -> Facts:
         config=config,
         cmdline_exists=cmdline is not None and cmdline.exists(),
         cmdline=probe.kernel_cmdline(),
+        swaps=tuple(probe.swaps()),
         missing_commands=tuple(name for name in COMMANDS if not probe.command_exists(name)),
         has_cryptroot=CRYPTROOT_HOOK.exists(),
         has_dracut=DRACUT.exists(),
@@ -150,6 +154,7 @@ def make_plan(facts: Facts, wanted: Wanted, cipher: Cipher = luks.AES) -> Decisi
         )
     card, root = _card_and_root(facts, wanted)
     _check_root(facts, root)
+    _check_swap(facts, card)
     boot = _check_boot(facts, card)
     _check_host(facts)
     stick = _find_stick(facts, card, wanted)
@@ -181,7 +186,10 @@ def make_plan(facts: Facts, wanted: Wanted, cipher: Cipher = luks.AES) -> Decisi
         inodes=facts.inodes,
         files=facts.files,
         label=probe.printable(root.label)[:16],
+        swap_files=tuple(swap.path for swap in facts.swaps if swap.on_root),
         recovery_key=wanted.recovery_key,
+        keep_stage=wanted.keep_stage,
+        keep_shell=wanted.keep_shell,
         services=facts.services,
         kept_units=facts.kept_units,
     )
@@ -255,6 +263,25 @@ def _check_root(facts: Facts, root: Block) -> None:
         raise LayoutError(
             f"{root.path} is too small ({human(root.size)}).",
             advice=f"crfs needs at least {human(luks.HEADER_BYTES * 4)} for an encrypted root",
+        )
+
+
+def _check_swap(facts: Facts, card: Block) -> None:
+    """Swap in the clear would get keys and secrets, now and for as long as it is there."""
+    active = [swap.path for swap in facts.swaps if not swap.on_root]
+    idle = [part.path for part in card.children if part.fstype in ("swap", "swsuspend")]
+    for path in [*active, *idle]:
+        raise LayoutError(
+            f"{path} is swap outside of the root filesystem: what is in memory is written to it "
+            "in the clear, also after the migration.",
+            advice=f"'sudo swapoff {path}', remove its line from /etc/fstab, then overwrite it "
+            f"('sudo shred --iterations=1 {path}'); swap in a file on / will be encrypted with it",
+        )
+    image = bootfiles.token(facts.cmdline, "resume")
+    if image:
+        raise LayoutError(
+            f"The kernel is told to resume from an image of the memory ({image}).",
+            advice="remove 'resume=' from the kernel command line, reboot, try again",
         )
 
 
@@ -401,7 +428,7 @@ def _check_stick(facts: Facts, stick: Block, wanted: Wanted) -> tuple[str, ...]:
                 f"{block.path} on the stick is open ({block.kind}).",
                 advice=f"close it, for example 'sudo cryptsetup close {Path(block.path).name}'",
             )
-    needed = int(facts.used * (1 + _FILESYSTEM_SHARE)) + luks.HEADER_BYTES + 96 * 2**20
+    needed = int(facts.used * (1 + _FILESYSTEM_SHARE)) + luks.STAGE_HEADER_BYTES + 96 * 2**20
     needed += facts.files * luks.INODE_BYTES * 5 // 4
     if stick.size < needed:
         raise StickError(

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from crfs import keys, live, luks, model, preflight, probe, progress, recovery
+from crfs import consent, keys, live, luks, model, preflight, probe, progress, recovery
 from crfs.bootfiles import BootFiles
 from crfs.commands import follow
 from crfs.commands.common import confirm, read_journal, require_root
@@ -21,7 +21,15 @@ def run(args: argparse.Namespace) -> int:
     if live.is_running():
         raise follow.busy()
     read_journal()  # damaged, it stops here
-    wanted = Wanted(args.disk, args.root_part, args.usb, args.erase_usb, not args.no_recovery_key)
+    wanted = Wanted(
+        disk=args.disk,
+        root_number=args.root_part,
+        stick=args.usb,
+        erase_stick=args.erase_usb,
+        recovery_key=not args.no_recovery_key,
+        keep_stage=args.keep_stage,
+        keep_shell=args.keep_shell,
+    )
     facts = preflight.gather()
     decision = preflight.make_plan(facts, wanted)
     # Only now: where cryptsetup is missing, the plan's refusal names the package.
@@ -46,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         finished: tuple[str, ...] = ()
         if plan.recovery_key:
             finished = (_make_key(boot, ask=not args.yes),)
+        consent.give(plan)
         journal.write(
             model.Record(plan=plan, state=STAGING, boot_id=probe.boot_id(), finished=finished)
         )
@@ -53,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         keys.give_back_hsm(facts.services)
         boot.remove_own()
         journal.remove()
+        consent.withdraw()
         raise
     follow.start()
     return follow.follow()
@@ -128,9 +138,19 @@ def describe(decision: Decision) -> str:
             else "none; without the HSM the data is gone."
         ),
         "A power cut at any time loses nothing: the work goes on at the next boot.",
+        *_protection(plan),
         *(f"Warning: {one}" for one in decision.warnings),
     ]
     return "\n".join(lines)
+
+
+def _protection(plan: model.Plan) -> list[str]:
+    """What the user gets, and does not get; docs/threat-model.md says it at length."""
+    other = " or the recovery key" if plan.recovery_key else ""
+    return [
+        f"Protected: nobody reads the card, the stick or a copy of them without this HSM{other}.",
+        "Not protected: a Pi in other hands whole, with its HSM; and while it runs, from root.",
+    ]
 
 
 def _after(decision: Decision) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from crfs import bootfiles, keys, live, probe, runner
+from crfs import bootfiles, bootrecord, keys, live, probe, runner
 from crfs.commands import common
 from crfs.errors import CrfsError, VerifyError
 from crfs.fatfile import SUFFIX
@@ -30,6 +30,8 @@ class Check:
 
 def run(args: argparse.Namespace) -> int:
     common.require_root("verify")
+    if args.record:
+        bootrecord.write(probe.boot_mount())
     checks = [Check(name, question, _ask(answer)) for name, question, answer in _CHECKS]
     if args.json:
         rows = [{**check.__dict__, "ok": not check.problem} for check in checks]
@@ -90,7 +92,8 @@ def _leftovers() -> str:
     names = [boot / FOLDER, *boot.glob("crfs-*.txt"), *boot.glob(f"*{SUFFIX}")]
     names.append(probe.mapping_path(STAGE_MAPPING))
     found = [str(path) for path in names if path.exists()]
-    sticks = [disk.path for disk in probe.disks() if disk.label == STAGE_LABEL]
+    kept = live.read_report().get("keep_stage") is True
+    sticks = [disk.path for disk in probe.disks() if disk.label == STAGE_LABEL and not kept]
     return "; ".join([*found, *(f"the copy on {path}" for path in sticks)])
 
 
@@ -117,6 +120,10 @@ def _initramfs_in_step() -> str:
     return ""
 
 
+def _boot_files() -> str:
+    return "; ".join(bootrecord.changes(probe.boot_mount()))
+
+
 def _differing(left: Path, right: Path) -> list[str]:
     names = {
         str(path.relative_to(folder))
@@ -140,4 +147,5 @@ _CHECKS: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("zkifc", "zkifc is active again", _daemon),
     ("nothing-left", "nothing of the migration is left over", _leftovers),
     ("initramfs", "the initramfs is in step with /var/lib/zymbit", _initramfs_in_step),
+    ("boot-files", "the boot files are as crfs or an update left them", _boot_files),
 )
