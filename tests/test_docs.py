@@ -223,6 +223,27 @@ def test_fields_of_the_rehearsal_report_are_documented() -> None:
     assert set(re.findall(r"`([^`]+)`", rows)) == set(fields)
 
 
+# --- threat model
+
+
+def _outcomes() -> list[list[str]]:
+    """The rows of the table of attackers and outcomes."""
+    page = _section((DOCS / "threat-model.md").read_text(), "## Who gets what")
+    rows = [line.strip("| ").split(" | ") for line in page.split("\n") if line.startswith("|")]
+    return rows[2:]
+
+
+@pytest.mark.parametrize("row", _outcomes(), ids=lambda row: str(row[0]))
+def test_every_outcome_has_a_test_or_is_argued(row: list[str]) -> None:
+    assert len(row) == 4
+    tests = re.findall(r"`([^`]+)`", row[3])
+    assert tests or "argued" in row[3]
+    for one in tests:
+        path, _, name = one.partition("::")
+        tree = ast.parse((ROOT / path).read_text())
+        assert name in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)], one
+
+
 # --- pages ---------------------------------------------------------------------------------------
 
 
