@@ -285,6 +285,18 @@ def test_one_version_everywhere() -> None:
 
 
 @pytest.mark.real_commands
+def test_exposure_of_the_unit_is_as_told() -> None:
+    """The figure is that of Debian 12's systemd."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    argv = ["systemd-analyze", "security", "--offline=true", "--no-pager"]
+    unit = str(ROOT / "systemd/cfg_SD_crfs.service")
+    done = subprocess.run([*argv, unit], capture_output=True, text=True, check=False)
+    (figure,) = re.findall(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
+    assert f"`systemd-analyze security cfg_SD_crfs` says {figure} " in HOW.read_text()
+
+
+@pytest.mark.real_commands
 @pytest.mark.parametrize(
     "argv", [["mandoc", "-T", "lint"], ["groff", "-man", "-Tutf8", "-ww", "-z"]]
 )
