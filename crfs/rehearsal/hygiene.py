@@ -14,7 +14,7 @@ from crfs.rehearsal.pi import VirtualPi
 from crfs.rehearsal.rawsearch import find_in_image
 
 _PIECE = 32  # bytes; a leak need not be of the whole key
-_WATCHER = Path(__file__).parent / "guest/watcher"
+_WATCHER = Path(__file__).with_name("watcher.py")
 _UNIT = """[Unit]
 Description=Note what processes and the journal show
 DefaultDependencies=no
@@ -23,7 +23,7 @@ IgnoreOnIsolate=yes
 [Service]
 ExecStartPre=/bin/mkdir -p /run/watch
 ExecStartPre=/bin/mount -t hostfs -o {notes} none /run/watch
-ExecStart=/usr/bin/python3 /usr/local/lib/watcher /run/watch
+ExecStart=/usr/bin/python3 /usr/local/lib/watcher.py /run/watch
 [Install]
 WantedBy=sysinit.target crfs-stage.target
 """
@@ -33,7 +33,7 @@ def watch(pi: VirtualPi, notes: Path) -> None:
     """Have the running Pi (and every copy of its root) write to `notes` what may be searched."""
     notes.mkdir()
     for text, path in (
-        (_WATCHER.read_text(), "/usr/local/lib/watcher"),
+        (_WATCHER.read_text(), "/usr/local/lib/watcher.py"),
         (_UNIT.format(notes=notes), "/etc/systemd/system/watcher.service"),
     ):
         encoded = base64.b64encode(text.encode()).decode()
