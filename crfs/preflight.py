@@ -270,7 +270,8 @@ def _check_swap(facts: Facts, card: Block) -> None:
     """Swap in the clear would get keys and secrets, now and for as long as it is there."""
     active = [swap.path for swap in facts.swaps if not swap.on_root]
     idle = [part.path for part in card.children if part.fstype in ("swap", "swsuspend")]
-    for path in [*active, *idle]:
+    if active or idle:
+        path = probe.printable([*active, *idle][0])
         raise LayoutError(
             f"{path} is swap outside of the root filesystem: what is in memory is written to it "
             "in the clear, also after the migration.",

@@ -126,11 +126,12 @@ def test_no_terminal_to_ask_on(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> N
 # --- swap and images of the memory
 
 
-@pytest.mark.parametrize("path", ["/dev/mmcblk0p3", "/media/usb/my swap"])
+@pytest.mark.parametrize("path", ["/dev/mmcblk0p3", "/media/usb/my swap", "/a\nb"])
 def test_swap_in_the_clear_is_in_use(pi: FakePi, path: str) -> None:
     pi.swaps = [Swap("/var/swap", on_root=True), Swap(path, on_root=False)]
-    result = pi.refuses(ENCRYPT, 12, path, "in the clear")
-    assert f"swapoff {path}" in result.err
+    shown = path.replace("\n", "?")
+    result = pi.refuses(ENCRYPT, 12, shown, "in the clear")
+    assert f"swapoff {shown}" in result.err
 
 
 @pytest.mark.parametrize("kind", ["swap", "swsuspend"])
