@@ -19,6 +19,11 @@ from tests.pi.conftest import PHASE_S, PROJECT, Bench
 
 pytestmark = pytest.mark.pi
 
+# A PC's udev would note which partition it is.
+AS_UDEV = (
+    "mkdir -p /run/udev/data; {{ echo I:1; blkid -p -o udev /dev/{device} | sed 's/^/E:/'; }} "
+    ">/run/udev/data/b$(cat /sys/class/block/{device}/dev)"
+)
 LEAK = """
 _tight = seal
 
@@ -117,8 +122,9 @@ def test_headers_copies_and_moves(bench: Bench, tmp_path: Path) -> None:
     # On a PC with a card reader.
     tear_header(bench.card)
     crfs = f"/usr/bin/python3 -m crfs header restore {shared}/header --yes --device"
-    for device, code in (("/dev/ubda1", 12), ("/dev/ubda2", 0)):
-        result = run_in_uml(f"{crfs} {device}", disks=[bench.card], cwd=PROJECT)
+    for device, code in (("ubda1", 12), ("ubda2", 0)):
+        script = f"{AS_UDEV.format(device=device)}; {crfs} /dev/{device}"
+        result = run_in_uml(script, disks=[bench.card], cwd=PROJECT)
         assert result.code == code, result.output
     bench.boot()
     assert pi.check("sudo crfs verify").count("ok ") == 7
