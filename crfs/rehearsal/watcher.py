@@ -1,14 +1,15 @@
 """Runs in the guest: note what every process shows in /proc, each text once, and the journal.
 
-`python3 watcher.py FOLDER`; needs nothing but Python and journalctl. See hygiene.py.
+`python3 watcher.py FOLDER`; needs nothing but Python and journalctl. See hygiene.py. It has to be
+quick, so that it sees commands that take a twentieth of a second, and leaves the guest its time.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 PAUSE_S = 0.05
 JOURNAL = ("journalctl", "--boot", "--follow", "--no-tail", "--all", "--output=export")
@@ -16,25 +17,38 @@ JOURNAL = ("journalctl", "--boot", "--follow", "--no-tail", "--all", "--output=e
 
 def main() -> None:
     """Command line entry; ends with the guest."""
-    folder = Path(sys.argv[1])
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    seen: set[bytes] = set()
+    folder = sys.argv[1]
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        boot = file.read().strip()
     with (
-        (folder / f"journal-{boot}").open("ab") as journal,
-        (folder / f"processes-{boot}").open("ab", buffering=0) as notes,
+        open(f"{folder}/journal-{boot}", "ab") as journal,
+        open(f"{folder}/processes-{boot}", "ab", buffering=0) as notes,
     ):
         subprocess.Popen(JOURNAL, stdout=journal)
+        seen: set[bytes] = set()
+        kernel: set[str] = set()
         while True:
-            for name in ("cmdline", "environ"):
-                for path in Path("/proc").glob(f"[0-9]*/{name}"):
-                    try:
-                        text = path.read_bytes()
-                    except OSError:  # it has ended meanwhile
-                        continue
-                    if text not in seen:
+            for process in os.listdir("/proc"):
+                if process.isdigit() and process not in kernel:
+                    shown = read(f"/proc/{process}/cmdline"), read(f"/proc/{process}/environ")
+                    if not any(shown):
+                        kernel.add(process)  # a thread of the kernel's, or it has ended
+                    for text in {*shown} - seen:
                         seen.add(text)
                         notes.write(text + b"\n")
             time.sleep(PAUSE_S)
+
+
+def read(path: str) -> bytes:
+    """At most 64 KiB of a file, nothing if it is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            return os.read(descriptor, 1 << 16)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return b""
 
 
 if __name__ == "__main__":
