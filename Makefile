@@ -6,12 +6,13 @@
 
 PYTHON = .venv/bin/python
 BOARD = q35
+KEY = hsm6
 CUTS =
 
 .PHONY: rehearse test unit bench cuts deb setup clean
 
 rehearse: setup deb
-	$(PYTHON) -m crfs rehearse --board $(BOARD)
+	$(PYTHON) -m crfs rehearse --board $(BOARD) --key $(KEY)
 
 test: setup deb
 	/usr/bin/python3 -m pytest tests -m "not integration and not pi" --ignore tests/test_linters.py

@@ -19,6 +19,11 @@ from typing import Any
 ROOT_MAPPING = "cryptrfs"
 STAGE_MAPPING = "cryptstage"
 STAGE_LABEL = "crfs-stage"
+SEALED_KEY = "var/lib/zymbit/key.bin.lock"  # on a root whose key an HSM6 has sealed
+
+# What a key can be bound to.
+HSM6 = "hsm6"
+TPM2 = "tpm2"
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -75,6 +80,7 @@ class Boot:
 @dataclass(frozen=True)
 class Plan:
     run_id: str
+    binding: str  # what opens the key: HSM6 or TPM2
     card: Card
     stick: Stick
     uuids: Uuids
@@ -84,7 +90,7 @@ class Plan:
     inodes: int  # of the root filesystem, used and free; the encrypted one gets about as many
     files: int  # inodes in use
     label: str  # of the root filesystem
-    recovery_key: bool  # derived from the HSM's key, and shown in phase 1
+    recovery_key: bool  # derived from the key, and shown in phase 1
     services: tuple[str, ...]  # of the vendor's, those active before
     kept_units: tuple[str, ...]  # network and ssh, as enabled: they run in the small system too
 
@@ -175,4 +181,6 @@ def _load_fields(kind: Any, value: Any, where: str) -> Any:
     made = kind(**{name: _load(hints[name], value[name], f"{where}.{name}") for name in names})
     if kind is Uuids and not all(_UUID.fullmatch(one) for one in dataclasses.astuple(made)):
         raise ValueError(f"{where} has a malformed UUID")
+    if kind is Plan and made.binding not in (HSM6, TPM2):
+        raise ValueError(f"{where}.binding is of an unknown kind")
     return made

@@ -12,10 +12,10 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from crfs import bootfiles, keys, luks, probe
+from crfs import bootfiles, keys, luks, probe, tpm2
 from crfs.errors import HostError, LayoutError, StateError, StickError
 from crfs.journal import Journal
-from crfs.model import Boot, Card, Cipher, Plan, Stick, Uuids
+from crfs.model import HSM6, TPM2, Boot, Card, Cipher, Plan, Stick, Uuids
 from crfs.probe import Block, Mount, human
 
 DEFAULT_DISK = "/dev/mmcblk0"
@@ -49,6 +49,7 @@ class Wanted:
     stick: str | None = None
     erase_stick: bool = False
     recovery_key: bool = True
+    binding: str = HSM6
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Facts:
     has_dracut: bool
     missing_tools: tuple[str, ...]  # of the vendor
     has_state_folder: bool
+    has_tpm: bool
+    has_tpm_tools: bool
     unit_enabled: bool  # cfg_SD_crfs starts at each boot
     has_journal: bool
     used: int
@@ -109,6 +112,8 @@ def gather() -> Facts:
         has_dracut=DRACUT.exists(),
         missing_tools=tuple(name for name in keys.TOOLS if not Path("/sbin", name).exists()),
         has_state_folder=keys.STATE_FOLDER.is_dir(),
+        has_tpm=tpm2.DEVICE.exists(),
+        has_tpm_tools=probe.command_exists(tpm2.COMMAND),
         unit_enabled=probe.unit_enabled(UNIT),
         has_journal=bool(folder and Journal(folder).exists()),
         used=usage.used,
@@ -152,11 +157,16 @@ def make_plan(facts: Facts, wanted: Wanted, cipher: Cipher = luks.AES) -> Decisi
     _check_root(facts, root)
     boot = _check_boot(facts, card)
     _check_host(facts)
+    if wanted.binding == TPM2:
+        _check_tpm(facts)
+    else:
+        _check_hsm(facts)
     stick = _find_stick(facts, card, wanted)
     found = _check_stick(facts, stick, wanted)
-    warnings = _warnings(facts, card, stick)
+    warnings = _warnings(facts, wanted, card, stick)
     plan = Plan(
         run_id=str(uuid.uuid4()),
+        binding=wanted.binding,
         card=Card(
             path=card.path,
             table_id=card.table_id,
@@ -182,7 +192,7 @@ def make_plan(facts: Facts, wanted: Wanted, cipher: Cipher = luks.AES) -> Decisi
         files=facts.files,
         label=probe.printable(root.label)[:16],
         recovery_key=wanted.recovery_key,
-        services=facts.services,
+        services=facts.services if wanted.binding == HSM6 else (),
         kept_units=facts.kept_units,
     )
     return Decision(plan, card, stick, tuple(warnings), found)
@@ -321,6 +331,9 @@ def _check_host(facts: Facts) -> None:
             f"{UNIT} is not enabled, so the work could not go on after a reboot.",
             advice=f"'sudo systemctl enable {UNIT}'",
         )
+
+
+def _check_hsm(facts: Facts) -> None:
     if facts.missing_tools:
         raise HostError(
             f"Zymbit's tools are missing: {', '.join(facts.missing_tools)}.",
@@ -332,6 +345,20 @@ def _check_host(facts: Facts) -> None:
             f"{keys.STATE_FOLDER} does not exist: the HSM is not bound to this Pi.",
             advice="install Zymbit's host software and wait until the blue LED blinks once every "
             "3 seconds, then try again",
+        )
+
+
+def _check_tpm(facts: Facts) -> None:
+    if not facts.has_tpm:
+        raise HostError(
+            f"There is no TPM 2.0: {tpm2.DEVICE} does not exist.",
+            advice="most TPMs for a Pi need a line in config.txt, for example "
+            "'dtoverlay=tpm-slb9670', and a reboot; 'journalctl -k -g tpm' tells what was found",
+        )
+    if not facts.has_tpm_tools:
+        raise HostError(
+            "The package tpm2-tools is not installed.",
+            advice="'sudo apt install tpm2-tools'",
         )
 
 
@@ -430,13 +457,13 @@ def _found(stick: Block) -> list[str]:
     return found
 
 
-def _warnings(facts: Facts, card: Block, stick: Block) -> list[str]:
+def _warnings(facts: Facts, wanted: Wanted, card: Block, stick: Block) -> list[str]:
     warnings = []
     if stick.size < 2 * card.size:
         warnings.append(
             f"The stick ({human(stick.size)}) is smaller than twice the card "
             f"({human(card.size)}), which the vendor recommends. The copy fits."
         )
-    if keys.DAEMON not in facts.services:
+    if wanted.binding == HSM6 and keys.DAEMON not in facts.services:
         warnings.append("zkifc is not active: is the HSM bound (LED once every 3 seconds)?")
     return warnings

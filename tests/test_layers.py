@@ -20,6 +20,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("bootfiles",),
     ("probe",),
     ("keys", "luks", "blocks", "trees", "dress", "recovery"),
+    ("tpm2",),
+    ("bindings",),
     ("preflight",),
     ("steps",),
     ("machine", "progress"),

@@ -1,4 +1,4 @@
-"""`crfs verify`: is the root encrypted, unlocked by the HSM, and nothing left over?"""
+"""`crfs verify`: is the root encrypted, unlocked by HSM or TPM, and nothing left over?"""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from crfs import bootfiles, keys, live, probe, runner
+from crfs import bootfiles, keys, live, luks, probe, runner, tpm2
 from crfs.commands import common
 from crfs.errors import CrfsError, VerifyError
 from crfs.fatfile import SUFFIX
 from crfs.journal import FOLDER
-from crfs.model import ROOT_MAPPING, STAGE_LABEL, STAGE_MAPPING
+from crfs.model import HSM6, ROOT_MAPPING, STAGE_LABEL, STAGE_MAPPING, TPM2
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Check:
 
 def run(args: argparse.Namespace) -> int:
     common.require_root("verify")
-    checks = [Check(name, question, _ask(answer)) for name, question, answer in _CHECKS]
+    checks = [Check(name, question, _ask(answer)) for name, question, answer in _checks()]
     if args.json:
         rows = [{**check.__dict__, "ok": not check.problem} for check in checks]
         print(json.dumps(rows, indent=1))
@@ -80,9 +80,9 @@ def _on_partition() -> str:
 
 
 def _unlocked() -> str:
-    if probe.unlocked_by_hsm(ROOT_MAPPING):
+    if probe.unlocked_by_itself(ROOT_MAPPING):
         return ""
-    return "nothing shows that the HSM unlocked the root in this boot"
+    return "nothing shows that HSM or TPM unlocked the root in this boot"
 
 
 def _daemon() -> str:
@@ -97,6 +97,20 @@ def _leftovers() -> str:
     found = [str(path) for path in names if path.exists()]
     sticks = [disk.path for disk in probe.disks() if disk.label == STAGE_LABEL]
     return "; ".join([*found, *(f"the copy on {path}" for path in sticks)])
+
+
+def _tpm_opens() -> str:
+    keys.protect_memory()
+    device = common.root_device()
+    key = tpm2.unseal(tpm2.sealed_key(device))
+    return "" if luks.key_opens(device, key) else f"the key does not open {device}"
+
+
+def _initramfs_has_tools() -> str:
+    image = probe.boot_mount() / bootfiles.INITRAMFS
+    names = runner.query(["lsinitramfs", str(image)], timeout=600)
+    missing = [part for part in tpm2.IN_INITRAMFS if part not in names]
+    return f"{image} lacks {', '.join(missing)} ('sudo update-initramfs -u')" if missing else ""
 
 
 def _initramfs_in_step() -> str:
@@ -138,11 +152,25 @@ def _differing(left: Path, right: Path) -> list[str]:
     )
 
 
-_CHECKS: tuple[tuple[str, str, Callable[[], str]], ...] = (
+def _checks() -> tuple[_Question, ...]:
+    """Those of the binding that the report of the migration tells."""
+    of_binding = {HSM6: _OF_HSM6, TPM2: _OF_TPM2}
+    return _OF_ALL + of_binding.get(live.read_report().get("binding", HSM6), ())
+
+
+_Question = tuple[str, str, Callable[[], str]]
+_OF_ALL: tuple[_Question, ...] = (
     ("root-on-cryptrfs", "the root filesystem is on cryptrfs", _root_on_mapping),
     ("partition", "cryptrfs is on the partition that was encrypted", _on_partition),
+    ("nothing-left", "nothing of the migration is left over", _leftovers),
+)
+_OF_HSM6: tuple[_Question, ...] = (
     ("unlocked-by-hsm", "the HSM unlocked it in this boot", _unlocked),
     ("zkifc", "zkifc is active again", _daemon),
-    ("nothing-left", "nothing of the migration is left over", _leftovers),
     ("initramfs", "the initramfs is in step with /var/lib/zymbit", _initramfs_in_step),
+)
+_OF_TPM2: tuple[_Question, ...] = (
+    ("unlocked-by-tpm", "the TPM unlocked it in this boot", _unlocked),
+    ("tpm", "the TPM opens the key in the header", _tpm_opens),
+    ("initramfs-tpm", "the initramfs has what asks the TPM", _initramfs_has_tools),
 )
