@@ -1,4 +1,5 @@
-# make rehearse   the whole migration on a virtual Raspberry Pi (README's first command)
+# make rehearse   the whole migration on a virtual Raspberry Pi (README's first command); KEY=tpm2
+#                 for one with a TPM in place of the HSM6
 # make test       lint, types, unit tests, real dm-crypt, whole migrations (the second)
 # make bench      crfs and its peers on the same slow devices; about an hour
 # make cuts       hundreds of power cuts and other faults, counted in build/cuts/report.json

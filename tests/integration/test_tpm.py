@@ -24,14 +24,22 @@ def tpm(tmp_path: Path) -> Iterator[TpmProcess]:
 
 
 def ask(tpm: TpmProcess, what: str, given: bytes = b"", script: Path = SCRIPT) -> tuple[int, bytes]:
-    """Exit code, and standard output or the last line of standard error, as in the initramfs."""
+    """Exit code, and standard output or the last line of standard error.
+
+    As in the initramfs, all that is not the TPM's own tool is busybox's.
+    """
     with tpm.on_this_machine() as environment:
+        applets = Path(environment["XDG_RUNTIME_DIR"]) / "applets"
+        if not applets.exists():
+            applets.mkdir()
+            subprocess.run(["busybox", "--install", "-s", str(applets)], check=True)
+        tools = environment["PATH"].split(":")[0]
         done = subprocess.run(
-            ["busybox", "sh", str(script), what],
+            [str(applets / "sh"), str(script), what],
             input=given,
             capture_output=True,
             check=False,
-            env=environment,
+            env={**environment, "PATH": f"{tools}:{applets}"},
         )
         assert not list(Path(environment["XDG_RUNTIME_DIR"]).glob("crfs-tpm2*")), "left over"
     return done.returncode, done.stdout or done.stderr.strip().rpartition(b"\n")[2]
