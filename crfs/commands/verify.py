@@ -16,7 +16,7 @@ from crfs.commands import common
 from crfs.errors import CrfsError, VerifyError
 from crfs.fatfile import SUFFIX
 from crfs.journal import FOLDER
-from crfs.model import HSM6, ROOT_MAPPING, STAGE_LABEL, STAGE_MAPPING, TPM2
+from crfs.model import ROOT_MAPPING, STAGE_LABEL, STAGE_MAPPING, TPM2
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,7 @@ def _differing(left: Path, right: Path) -> list[str]:
 
 def _checks() -> tuple[_Question, ...]:
     """Those of the binding that the report of the migration tells."""
-    of_binding = {HSM6: _OF_HSM6, TPM2: _OF_TPM2}
-    return _OF_ALL + of_binding.get(live.read_report().get("binding", HSM6), ())
+    return _OF_ALL + (_OF_TPM2 if live.read_report().get("binding") == TPM2 else _OF_HSM6)
 
 
 _Question = tuple[str, str, Callable[[], str]]

@@ -87,8 +87,11 @@ class TpmProcess:
     # --- past the Pi --------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def on_this_machine(self) -> Iterator[dict[str, str]]:
-        """Environment in which tpm2-tools of this machine reach it; the Pi has to be off."""
+    def on_this_machine(self, log: Path | None = None) -> Iterator[dict[str, str]]:
+        """Environment in which tpm2-tools of this machine reach it; the Pi has to be off.
+
+        What goes over the bus meanwhile is added to `log`, which is the Pi's if none is named.
+        """
         self.power_off()
         tpm2 = program("tpm2", "tpm2-tools")
         tools = self.state.parent / "tpm-tools"
@@ -99,7 +102,7 @@ class TpmProcess:
         arguments = ["--server", f"type=unixio,path={server}"]
         arguments += ["--ctrl", f"type=unixio,path={control}"]
         arguments += ["--flags", "not-need-init,startup-clear"]
-        arguments += ["--log", f"file={self.log},level={DUMP_LEVEL}"]
+        arguments += ["--log", f"file={log or self.log},level={DUMP_LEVEL}"]
         process = self._swtpm(arguments, server, control)
         try:
             yield {
@@ -112,7 +115,7 @@ class TpmProcess:
 
     def unseal(self, token: bytes) -> bytes:
         """Open a sealed key on this machine. For looking at results only."""
-        with self.on_this_machine() as environment:
+        with self.on_this_machine(self._messages) as environment:
             done = subprocess.run(
                 ["sh", str(scripts() / TPM2_SCRIPT), "unseal"],
                 input=token,
