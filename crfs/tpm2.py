@@ -98,7 +98,7 @@ def _parse(sealed: bytes) -> dict[str, object]:
     """The token, which was on the boot partition: exactly its fields. Raises HsmError."""
     try:
         token = json.loads(sealed)
-    except ValueError:
+    except (ValueError, RecursionError):
         token = None
     if not isinstance(token, dict) or set(token) != _FIELDS or token["type"] != TOKEN:
         raise HsmError(

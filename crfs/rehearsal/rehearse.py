@@ -211,7 +211,9 @@ class _Rehearsal:
         self._power_on()
         self.pi.login()
         if self.binding == TPM2:
-            self.pi.check(f"sudo systemctl disable -q --now zkifc zkbootrtc && sudo rm -r {ZYMBIT}")
+            self.pi.check(
+                f"sudo systemctl disable -q --now zkifc zkbootrtc && sudo rm -rf {ZYMBIT}"
+            )
         self.display.say("Installing crfs with apt")
         self.pi.check(
             f"sudo apt-get install -y --no-install-recommends "

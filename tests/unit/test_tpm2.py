@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crfs import bindings, dress, keys, live, luks, model, runner, tpm2
 from crfs.bootfiles import BootFiles
@@ -98,6 +100,7 @@ def test_two_keys_are_two() -> None:
         b"\xff",
         b"[]",
         b"{}",
+        b"[" * 100000,
         json.dumps({**sealed_by_tpm(KEY), "type": "crfs-recovery"}).encode(),
         json.dumps({**sealed_by_tpm(KEY), "more": 1}).encode(),
     ],
@@ -107,6 +110,12 @@ def test_only_a_sealed_key_becomes_a_token(script: Script, hostile: bytes) -> No
     with pytest.raises(HsmError):
         tpm2.attach("/dev/sdx", hostile)
     assert not script.argv
+
+
+@given(st.binary())
+def test_anything_may_lie_on_the_boot_partition(content: bytes) -> None:
+    with pytest.raises(HsmError):
+        tpm2.attach("/dev/sdx", content)
 
 
 def test_what_a_header_tells(pi: FakePi) -> None:
