@@ -25,7 +25,7 @@ from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Card, Stick
 
 CONFIG = Path("/etc/crfs.conf")
 RUN = Path("/run/crfs")
-# Left by the keyscript in the initramfs: "<mapping> <boot id>" of an unlock by the HSM.
+# Left by the keyscript in the initramfs: "<mapping> <boot id>" of an unlock by HSM or TPM.
 UNLOCKED = RUN / "unlocked"
 # Where the initramfs leaves the stage's filesystem below the overlay.
 STAGE_BELOW = RUN / "below"
@@ -277,8 +277,8 @@ def luks_of_mapping(name: str) -> str:
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
-def unlocked_by_hsm(mapping: str) -> bool:
-    """Whether the HSM unlocked this mapping in this very boot."""
+def unlocked_by_itself(mapping: str) -> bool:
+    """Whether HSM or TPM unlocked this mapping in this very boot, and nobody's recovery key."""
     try:
         lines = UNLOCKED.read_text().splitlines()
     except OSError:

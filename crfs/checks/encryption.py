@@ -1,4 +1,4 @@
-"""Is the root encrypted, opened by the HSM, and in step with what the next boot will find?
+"""Is the root encrypted, opened by HSM or TPM, and in step with what the next boot will find?
 
 A root that was not encrypted by crfs is no fault: all of these are about one that was.
 """
@@ -17,7 +17,7 @@ from crfs.checks.base import Check, Finding, cannot_tell, failure, ok, warning
 from crfs.checks.machine import Machine
 from crfs.fatfile import SUFFIX
 from crfs.journal import FOLDER
-from crfs.model import ROOT_MAPPING, STAGE_LABEL, STAGE_MAPPING
+from crfs.model import ROOT_MAPPING, STAGE_LABEL, STAGE_MAPPING, TPM2
 
 _OWN = "what crfs leaves behind"
 _UPDATE = "'sudo update-initramfs -u' before the next reboot: a locked HSM may refuse otherwise"
@@ -42,9 +42,9 @@ def on_partition() -> str:
 
 
 def unlocked() -> str:
-    if probe.unlocked_by_hsm(ROOT_MAPPING):
+    if probe.unlocked_by_itself(ROOT_MAPPING):
         return ""
-    return "nothing shows that the HSM unlocked the root in this boot"
+    return "nothing shows that HSM or TPM unlocked the root in this boot"
 
 
 def leftovers() -> str:
@@ -121,7 +121,8 @@ def _if_encrypted(
 
 
 def _initramfs(machine: Machine) -> Finding:
-    if not _encrypted(machine) or live.has_journal():
+    of_tpm = live.read_report().get("binding") == TPM2
+    if not _encrypted(machine) or live.has_journal() or of_tpm:
         return ok("nothing to compare")
     image = machine.boot_folder / bootconfig.INITRAMFS
     if not image.exists():
@@ -152,8 +153,8 @@ CHECKS = (
     Check(
         "unlocked-by-hsm", "the note of the initramfs in /run/crfs", _OWN,
         functools.partial(
-            _if_encrypted, unlocked, "the HSM unlocked / in this boot",
-            "reboot and look again; if the recovery key was typed, see to the HSM first",
+            _if_encrypted, unlocked, "HSM or TPM unlocked / in this boot",
+            "reboot and look again; if the recovery key was typed, see to the HSM or TPM first",
         ),
     ),
     Check("initramfs", "times, then contents of initramfs and folder", _OWN, _initramfs),
