@@ -125,6 +125,11 @@ def test_numbers(text: str, expected: tuple[int, str, float]) -> None:
     assert (seen.main.blinks, seen.main.speed, seen.every) == expected
 
 
+def test_a_number_is_a_count_of_blinks(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only in answer to the menu is it a line of the list."""
+    assert told(capsys, "5")[0]["id"] == "secure-element"
+
+
 def test_half_a_description_leaves_both_open(capsys: pytest.CaptureFixture[str]) -> None:
     assert crfs("led", "fast 1s, off 1s") == 0
     out = capsys.readouterr().out
