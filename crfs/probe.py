@@ -243,6 +243,13 @@ def mapping_path(name: str) -> Path:
     return Path("/dev/mapper") / name
 
 
+def partitions_below(mapping: str) -> list[Block]:
+    """The partitions that a mapping is made of, none if it is not open."""
+    path = str(mapping_path(mapping))
+    parts = [part for disk in disks() for part in disk.children]
+    return [part for part in parts if any(child.path == path for child in part.children)]
+
+
 def running_from(plan_root: str, plan_stage: str) -> str:
     """Which root this boot runs from: stage, root, or plain. Decided by the LUKS UUIDs."""
     source = root_source()

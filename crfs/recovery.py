@@ -38,6 +38,10 @@ def fresh() -> str:
 
 def _spell(content: bytes) -> str:
     letters = "".join(_LETTERS[byte >> 4] + _LETTERS[byte & 15] for byte in content)
+    return _in_groups(letters)
+
+
+def _in_groups(letters: str) -> str:
     return "-".join(letters[at : at + _GROUP] for at in range(0, len(letters), _GROUP))
 
 
@@ -53,7 +57,7 @@ def understand(typed: str) -> str:
             f"'{_LETTERS}', in eight groups of eight.",
             advice="type it as it was shown",
         )
-    return "-".join(letters[at : at + _GROUP] for at in range(0, len(letters), _GROUP))
+    return _in_groups(letters)
 
 
 def sheet(key: str) -> str:

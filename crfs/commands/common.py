@@ -29,11 +29,8 @@ def read_journal() -> tuple[Journal, Record] | None:
 
 def root_device() -> str:
     """The partition below cryptrfs. Raises StateError where there is none."""
-    mapping = str(probe.mapping_path(ROOT_MAPPING))
-    for disk in probe.disks():
-        for part in disk.children:
-            if any(child.path == mapping for child in part.children):
-                return part.path
+    for part in probe.partitions_below(ROOT_MAPPING):
+        return part.path
     raise StateError(
         "There is no cryptrfs here: this root is not encrypted by crfs.",
         advice="'sudo crfs encrypt' encrypts it",

@@ -70,12 +70,7 @@ def _on_partition() -> str:
     if not report:
         return f"{live.REPORT} is missing: crfs has not encrypted this root"
     wanted = report["card"]["root_partuuid"]
-    holders = [
-        part.partuuid
-        for disk in probe.disks()
-        for part in disk.children
-        if any(str(probe.mapping_path(ROOT_MAPPING)) == child.path for child in part.children)
-    ]
+    holders = [part.partuuid for part in probe.partitions_below(ROOT_MAPPING)]
     return "" if holders == [wanted] else f"cryptrfs is not on partition {wanted} ({holders})"
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from crfs import keys, luks, probe, recovery, runner
-from crfs.blocks import Report
 from crfs.bootconfig import BootConfig
 from crfs.journal import Journal
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan, Record
@@ -82,9 +81,7 @@ class Context:
         return self._key
 
     def recovery_key(self) -> str:
-        """The recovery key that phase 1 has shown, "" if there is none. Raises HsmError."""
-        if not self.plan.recovery_key:
-            return ""
+        """The recovery key that phase 1 has shown, if the plan has one. Raises HsmError."""
         return recovery.derive(self.key(), self.plan.run_id)
 
     def format(self, device: str, uuid: str, label: str) -> None:
@@ -126,16 +123,6 @@ def used(plan: Plan) -> float:
 def used_read(plan: Plan) -> float:
     """The weight of a step that only reads all that the root holds, bytes."""
     return plan.used / READING_IS_FASTER
-
-
-def checkpoint(context: Context, before: int, everything: int) -> Report:
-    """Show the progress, and keep in the journal how much is safely on the medium."""
-
-    def report(position: int, done: int) -> None:
-        context.report(before + done, everything)
-        context.save(offset=position)
-
-    return report
 
 
 def mapping(name: str) -> str:

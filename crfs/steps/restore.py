@@ -14,7 +14,6 @@ from crfs.steps.base import (
     READING_IS_FASTER,
     Context,
     Step,
-    checkpoint,
     filesystem_bytes,
     mapping,
     used,
@@ -90,6 +89,16 @@ def _root_formatted(context: Context) -> bool:
     )
 
 
+def _checkpoint(context: Context, before: int, everything: int) -> blocks.Report:
+    """Show the progress, and keep in the journal how much is safely on the medium."""
+
+    def report(position: int, done: int) -> None:
+        context.report(before + done, everything)
+        context.save(offset=position)
+
+    return report
+
+
 def _restore(context: Context) -> None:
     context.open_root()
     ranges = blocks.layout(mapping(STAGE_MAPPING)).used
@@ -97,7 +106,7 @@ def _restore(context: Context) -> None:
     start = context.record.offset
     before = everything - sum(end - begin for begin, end in blocks.pieces(ranges, start))
 
-    report = checkpoint(context, before, everything)
+    report = _checkpoint(context, before, everything)
     blocks.copy(mapping(STAGE_MAPPING), mapping(ROOT_MAPPING), ranges, start, report)
     context.save(offset=0)
 
@@ -131,7 +140,7 @@ def _scrub(context: Context) -> None:
     free = [
         (begin + shift, stop + shift) for begin, stop in blocks.layout(mapping(STAGE_MAPPING)).free
     ]
-    report = checkpoint(context, 0, blocks.total(free))
+    report = _checkpoint(context, 0, blocks.total(free))
     overwritten = blocks.blank(part.path, free, context.record.offset, report)
     context.save(offset=0)
     context.say(f"{probe.human(overwritten)} of the old root had to be overwritten")

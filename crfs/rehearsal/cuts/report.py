@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from crfs.rehearsal.cuts.faults import Case
+from crfs.rehearsal.cuts.faults import Case, load
 from crfs.rehearsal.cuts.outcome import GOOD, OUTCOMES, Outcome
 
 RESULTS = "results.jsonl"
@@ -52,7 +52,7 @@ def summarize(results: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     def grouped(name: str) -> dict[str, dict[str, int]]:
         groups: dict[str, list[dict[str, Any]]] = {}
         for row in results:
-            key = row["case"]["kind"] if name == "kind" else _step(row["case"])
+            key = row["case"]["kind"] if name == "kind" else load(row["case"]).step
             groups.setdefault(key, []).append(row)
         return {key: {"cuts": len(rows), **counted(rows)} for key, rows in sorted(groups.items())}
 
@@ -67,11 +67,6 @@ def summarize(results: list[dict[str, Any]], seed: int) -> dict[str, Any]:
         "seconds": round(sum(row["seconds"] for row in results)),
         "failures": [row for row in results if row["outcome"] not in GOOD],
     }
-
-
-def _step(case: dict[str, Any]) -> str:
-    boot = case["boots"][0] if case["boots"] else {}
-    return str(boot.get("key", "")).partition("|")[0] or f"phase-{case['phase']}"
 
 
 def write(out: Path, seed: int, code: str) -> dict[str, Any]:
