@@ -104,7 +104,7 @@ PATTERNS = (
         "migrates, this is normal. Else I2C is off, a pin has no contact, GPIO 4 is taken (often "
         "by 1-Wire), its number is the old one after an update to kernel 6.6 or later, the power "
         "supply is weak, or /var/lib/zymbit is damaged.",
-        "'systemctl status zkifc', 'crfs explain checklist'",
+        "'crfs doctor' looks at each of these",
     ),
     Pattern(
         "unbound",
