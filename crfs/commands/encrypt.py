@@ -8,6 +8,7 @@ from pathlib import Path
 
 from crfs import boards, keys, live, luks, model, preflight, probe, progress, recovery
 from crfs.bootfiles import BootFiles
+from crfs.checks import Machine
 from crfs.commands import extlinux_plan, follow
 from crfs.commands.common import confirm, read_journal, require_root
 from crfs.errors import Declined
@@ -26,8 +27,7 @@ def run(args: argparse.Namespace) -> int:
             extlinux_plan.show(conf)
         raise extlinux_plan.refusal(conf)
     wanted = Wanted(args.disk, args.root_part, args.usb, args.erase_usb, not args.no_recovery_key)
-    facts = preflight.gather()
-    decision = preflight.make_plan(facts, wanted)
+    decision = preflight.make_plan(Machine(), wanted)
     # Only now: where cryptsetup is missing, the plan's refusal names the package.
     cipher = dataclasses.replace(luks.choose_cipher(), sector=decision.plan.cipher.sector)
     plan = dataclasses.replace(decision.plan, cipher=cipher)
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(describe(decision))
         held = (
-            "held by zkifc, not asked in a dry run" if keys.DAEMON in facts.services else _ask_hsm()
+            "held by zkifc, not asked in a dry run" if keys.DAEMON in plan.services else _ask_hsm()
         )
         print(f"HSM: {held}")
         print("This was a dry run: nothing was changed.")
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             model.Record(plan=plan, state=STAGING, boot_id=probe.boot_id(), finished=finished)
         )
     except BaseException:
-        keys.give_back_hsm(facts.services)
+        keys.give_back_hsm(plan.services)
         boot.remove_own()
         journal.remove()
         raise

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from crfs.rehearsal.image import CardOptions, compose_card, compose_stick
+from crfs.rehearsal.image import CardOptions, compose_stick
 from crfs.rehearsal.lawful import LAWFUL
 from crfs.rehearsal.layout import copy_sparse
 from crfs.rehearsal.life import MARKERS
@@ -24,11 +24,10 @@ from crfs.rehearsal.manifest import compare, read_root
 from crfs.rehearsal.module import HsmProcess
 from crfs.rehearsal.pi import ConsoleClosed, VirtualPi
 from crfs.rehearsal.rawsearch import find_in_image
-from crfs.rehearsal.rehearse import DEB_ON_CARD, RECORDS, SEALED_KEY
+from crfs.rehearsal.rehearse import RECORDS, SEALED_KEY
 
 pytestmark = pytest.mark.pi
 
-PROJECT = Path(__file__).resolve().parents[2]
 DISKS = "--disk /dev/ubda --usb /dev/ubdb"
 BOOT_FILES = "cd /boot/firmware && find . -type f -exec sha256sum {} + | sort -k 2"
 PHASE_S = 900.0
@@ -82,22 +81,6 @@ class Bench:
 
     def stick_is_clean(self) -> bool:
         return not find_in_image(self.stick, MARKERS)
-
-
-@pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A card on which the user has installed crfs with apt; powered off."""
-    folder = tmp_path_factory.mktemp("installed")
-    deb = next((PROJECT / "build").glob("crfs_*_all.deb"))
-    card = folder / "card.img"
-    compose_card(card, options=CardOptions(files={DEB_ON_CARD: deb}))
-    with HsmProcess(folder) as hsm, VirtualPi(folder, card, hsm=hsm) as pi:
-        pi.power_on()
-        pi.login()
-        install = "sudo apt-get install -y --no-install-recommends"
-        pi.check(f"{install} {DEB_ON_CARD}", timeout=120)
-        pi.shutdown()
-    return card
 
 
 @pytest.fixture
