@@ -50,6 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="make no recovery key: without the HSM the data is gone",
     )
+    encrypt.add_argument(
+        "--keep-stage", action="store_true", help="do not erase the copy on the stick at the end"
+    )
+    encrypt.add_argument(
+        "--keep-shell", action="store_true", help="let an initramfs that fails offer a shell"
+    )
     encrypt.add_argument("--dry-run", action="store_true", help="show the plan, change nothing")
 
     status = add("status", "show where a migration is")
@@ -59,6 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("rollback", "put everything back, as long as the plain root exists")
     verify = add("verify", "check that the root is encrypted and unlocked by the HSM")
     verify.add_argument("--json", action="store_true", help="for machines")
+    verify.add_argument(
+        "--record", action="store_true", help="take the boot files as they are now for right"
+    )
 
     doctor = add("doctor", "look for what may be wrong with power, HSM, software and disks")
     doctor.add_argument("--json", action="store_true", help="for machines")

@@ -30,6 +30,8 @@ _SCRIPTS = {
     "local-bottom": "etc/initramfs-tools/scripts/local-bottom/crfs",
     "zk_get_key": "usr" + KEYSCRIPT,
     "post-update": "etc/initramfs/post-update.d/zz-crfs",
+    "record-initramfs": "etc/initramfs/post-update.d/zz-crfs-record",
+    "record-kernel": "etc/kernel/postinst.d/zz-crfs-record",
 }
 _CONF = "etc/initramfs-tools/conf.d/crfs"
 _CONF_TEXT = "# Written by crfs: the initramfs holds the HSM's sealed key.\nUMASK=0077\n"
@@ -45,6 +47,8 @@ DRESSED = frozenset(
         # Folders that may be new.
         "etc/initramfs",
         "etc/initramfs/post-update.d",
+        "etc/kernel",
+        "etc/kernel/postinst.d",
         "etc/initramfs-tools/scripts/local-top",
         "etc/initramfs-tools/scripts/local-bottom",
     ]

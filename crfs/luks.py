@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ _KEYSLOTS = 32  # of a LUKS2 header
 _RECOVERY_TOKEN = "crfs-recovery"  # noqa: S105 (a name, not a secret)
 _DEVICE_TOKEN = "crfs-device"  # noqa: S105
 HEADER_BYTES = 16 * 2**20  # cryptsetup's default data offset for LUKS2
+# The stage's data begin later: a copy of cryptrfs's header lies behind the stage's own.
+STAGE_HEADER_BYTES = 2 * HEADER_BYTES
+_METADATA_BYTES = 2 * 16384  # of a LUKS2 header, both copies; its keyslots follow
 BLOCK = 4096  # of the filesystem inside, bytes
 INODE_BYTES = 256  # mke2fs's default
 
@@ -44,13 +49,19 @@ def choose_cipher() -> Cipher:
     return AES
 
 
-def format_device(path: str, uuid: str, cipher: Cipher, key: bytes, label: str) -> None:
-    """Make a LUKS2 header with our UUID. Destroys what the device held."""
+def format_device(
+    path: str, uuid: str, cipher: Cipher, key: bytes, label: str, offset: int = HEADER_BYTES
+) -> None:
+    """Make a LUKS2 header with our UUID. Destroys what the device held.
+
+    `offset` is where the data begin, in bytes; the header itself takes HEADER_BYTES.
+    """
     runner.run(
         [
             "cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--uuid", uuid,
             "--label", label, "--cipher", cipher.name, "--key-size", str(cipher.key_bits),
-            "--sector-size", str(cipher.sector), "--offset", str(HEADER_BYTES // 512), *_PBKDF,
+            "--sector-size", str(cipher.sector), "--offset", str(offset // 512),
+            "--luks2-keyslots-size", str(HEADER_BYTES - _METADATA_BYTES), *_PBKDF,
             "--key-file", "-", path,
         ],
         stdin=key,
@@ -103,6 +114,38 @@ def restore_header(path: str, file: Path) -> None:
     runner.run(
         ["cryptsetup", "luksHeaderRestore", "--batch-mode", path, "--header-backup-file", str(file)]
     )
+
+
+def keep_header(path: str, stick: str) -> None:
+    """Copy the header on a device to its place on the stick. Raises CommandError."""
+    with _header_file() as file:
+        back_up_header(path, file)
+        runner.run(_copy_header(f"if={file}", f"of={stick}", "seek"), timeout=300)
+
+
+def bring_back_header(path: str, stick: str) -> None:
+    """Overwrite the header on a device with the copy that the stick keeps. Raises CommandError."""
+    with _header_file() as file:
+        runner.run(_copy_header(f"if={stick}", f"of={file}", "skip"), timeout=300)
+        restore_header(path, file)
+
+
+def _copy_header(source: str, target: str, where: str) -> list[str]:
+    count = HEADER_BYTES >> 20
+    return [
+        "dd", source, target, "bs=1M", f"count={count}", f"{where}={count}", "conv=fsync,notrunc",
+    ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def _header_file() -> Iterator[Path]:
+    """A file in memory that does not exist yet, and is gone afterwards."""
+    file = probe.RUN / "header"
+    file.unlink(missing_ok=True)
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def recovery_keyslots(path: str) -> list[str]:
@@ -168,9 +211,8 @@ def close_mapping(name: str) -> None:
 
 
 def erase(path: str) -> None:
-    """Destroy all keyslots and the header: what was encrypted cannot be opened any more."""
+    """Destroy all that lies before a stick's data: nobody can open what was encrypted any more."""
     runner.run(["cryptsetup", "luksErase", "--batch-mode", path], ok=(0, 1))
     runner.run(["wipefs", "--all", "--force", path])
-    runner.run(
-        ["dd", "if=/dev/zero", f"of={path}", "bs=1M", f"count={HEADER_BYTES >> 20}", "conv=fsync"]
-    )
+    count = STAGE_HEADER_BYTES >> 20
+    runner.run(["dd", "if=/dev/zero", f"of={path}", "bs=1M", f"count={count}", "conv=fsync"])

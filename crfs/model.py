@@ -85,7 +85,10 @@ class Plan:
     inodes: int  # of the root filesystem, used and free; the encrypted one gets about as many
     files: int  # inodes in use
     label: str  # of the root filesystem
+    swap_files: tuple[str, ...]  # on the root; made anew on the encrypted one, not copied
     recovery_key: bool  # derived from the HSM's key, and shown in phase 1
+    keep_stage: bool  # the stick keeps its encrypted copy at the end
+    keep_shell: bool  # the initramfs may offer a shell where it fails
     services: tuple[str, ...]  # of the vendor's, those active before
     kept_units: tuple[str, ...]  # network and ssh, as enabled: they run in the small system too
 

@@ -281,6 +281,27 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+class Swap(NamedTuple):
+    """A place that the kernel writes memory to."""
+
+    path: str
+    on_root: bool  # a file of the root filesystem
+
+
+def parse_swaps(text: str) -> list[str]:
+    """The paths in /proc/swaps, without those in memory (zram)."""
+    lines = text.split("\n")[1:]
+    paths = [_unescape(line.split(" ", 1)[0].rstrip("\t")) for line in lines if line]
+    return [path for path in paths if not re.fullmatch(r"/dev/zram\d+", path)]
+
+
+def swaps() -> list[Swap]:
+    """Active swap on any medium."""
+    paths = parse_swaps(Path("/proc/swaps").read_text(errors="surrogateescape"))
+    root = os.stat("/").st_dev
+    return [Swap(path, os.path.isfile(path) and os.stat(path).st_dev == root) for path in paths]
+
+
 def unwritten_bytes() -> int:
     """What the kernel has yet to write to any disk."""
     text = Path("/proc/meminfo").read_text()

@@ -52,7 +52,8 @@ def leftovers() -> str:
     names = [boot / FOLDER, *boot.glob("crfs-*.txt"), *boot.glob(f"*{SUFFIX}")]
     names.append(probe.mapping_path(STAGE_MAPPING))
     found = [str(path) for path in names if path.exists()]
-    sticks = [disk.path for disk in probe.disks() if disk.label == STAGE_LABEL]
+    kept = live.read_report().get("keep_stage") is True
+    sticks = [disk.path for disk in probe.disks() if disk.label == STAGE_LABEL and not kept]
     return "; ".join([*found, *(f"the copy on {path}" for path in sticks)])
 
 

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from crfs import boards, keys, live, luks, model, preflight, probe, progress, recovery
+from crfs import boards, consent, keys, live, luks, model, preflight, probe, progress, recovery
 from crfs.bootfiles import BootFiles
 from crfs.checks import Machine
 from crfs.commands import extlinux_plan, follow
@@ -26,7 +26,15 @@ def run(args: argparse.Namespace) -> int:
         if args.dry_run:
             extlinux_plan.show(conf)
         raise extlinux_plan.refusal(conf)
-    wanted = Wanted(args.disk, args.root_part, args.usb, args.erase_usb, not args.no_recovery_key)
+    wanted = Wanted(
+        disk=args.disk,
+        root_number=args.root_part,
+        stick=args.usb,
+        erase_stick=args.erase_usb,
+        recovery_key=not args.no_recovery_key,
+        keep_stage=args.keep_stage,
+        keep_shell=args.keep_shell,
+    )
     decision = preflight.make_plan(Machine(), wanted)
     # Only now: where cryptsetup is missing, the plan's refusal names the package.
     cipher = dataclasses.replace(luks.choose_cipher(), sector=decision.plan.cipher.sector)
@@ -50,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         finished: tuple[str, ...] = ()
         if plan.recovery_key:
             finished = (_make_key(boot, ask=not args.yes),)
+        consent.give(plan)
         journal.write(
             model.Record(plan=plan, state=STAGING, boot_id=probe.boot_id(), finished=finished)
         )
@@ -57,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         keys.give_back_hsm(plan.services)
         boot.remove_own()
         journal.remove()
+        consent.withdraw()
         raise
     follow.start()
     return follow.follow()
@@ -133,9 +143,19 @@ def describe(decision: Decision) -> str:
             else "none; without the HSM the data is gone."
         ),
         "A power cut at any time loses nothing: the work goes on at the next boot.",
+        *_protection(plan),
         *(f"Warning: {one}" for one in decision.warnings),
     ]
     return "\n".join(lines)
+
+
+def _protection(plan: model.Plan) -> list[str]:
+    """What the user gets, and does not get; docs/threat-model.md says it at length."""
+    other = " or the recovery key" if plan.recovery_key else ""
+    return [
+        f"Protected: nobody reads the card, the stick or a copy of them without this HSM{other}.",
+        "Not protected: a Pi in other hands whole, with its HSM; and while it runs, from root.",
+    ]
 
 
 def _after(decision: Decision) -> str:

@@ -58,6 +58,12 @@ def _restore(file: Path, device: str, *, ask: bool) -> None:
             data=_UNTOUCHED,
             advice="take the backup that was made of this card",
         )
+    if found[0].mounts:
+        raise LayoutError(
+            f"{device} is mounted at {', '.join(found[0].mounts)}: it is no damaged cryptrfs.",
+            data=_UNTOUCHED,
+            advice="name the partition that the header was taken from ('lsblk' shows it)",
+        )
     if ask:
         confirm(f"Overwrite the LUKS header of {found[0].describe()} with {file}?")
     luks.restore_header(device, file)

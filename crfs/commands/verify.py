@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from crfs import keys, probe
+from crfs import bootrecord, keys, probe
 from crfs.checks import encryption
 from crfs.commands import common
 from crfs.errors import CrfsError, VerifyError
@@ -24,6 +24,8 @@ class Check:
 
 def run(args: argparse.Namespace) -> int:
     common.require_root("verify")
+    if args.record:
+        bootrecord.write(probe.boot_mount())
     checks = [Check(name, question, _ask(answer)) for name, question, answer in _CHECKS]
     if args.json:
         rows = [{**check.__dict__, "ok": not check.problem} for check in checks]
@@ -56,6 +58,10 @@ def _daemon() -> str:
     return "" if probe.unit_active(unit) else f"{unit} is not active ('systemctl status zkifc')"
 
 
+def _boot_files() -> str:
+    return "; ".join(bootrecord.changes(probe.boot_mount()))
+
+
 _CHECKS: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("root-on-cryptrfs", "the root filesystem is on cryptrfs", encryption.root_on_mapping),
     ("partition", "cryptrfs is on the partition that was encrypted", encryption.on_partition),
@@ -67,4 +73,5 @@ _CHECKS: tuple[tuple[str, str, Callable[[], str]], ...] = (
         "the initramfs is in step with /var/lib/zymbit",
         encryption.initramfs_out_of_step,
     ),
+    ("boot-files", "the boot files are as crfs or an update left them", _boot_files),
 )

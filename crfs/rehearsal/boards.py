@@ -30,7 +30,8 @@ class Wiring:
     """What a Pi is connected to when its power comes on.
 
     `hsm` and `firmware` are open sockets' descriptors; `monitor` is where QEMU listens for orders.
-    On user-mode Linux, a card or stick may be the socket of a vhost-user disk instead of an image.
+    On user-mode Linux, a card or stick may be the socket of a vhost-user disk instead of an image,
+    and without `discard` its images are disks that cannot discard.
     """
 
     card: Path
@@ -43,6 +44,7 @@ class Wiring:
     firmware: int
     monitor: Path
     kvm: bool
+    discard: bool
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,10 @@ def find_board(name: str) -> Board:
 
 def uml_command(wiring: Wiring) -> list[str]:
     """User-mode Linux with a card, a stick and three serial lines."""
-    arguments = [*uml_kernel(), f"mem={MEMORY_MIB}M", uml_disk("ubda", wiring.card)]
+    flags = "" if wiring.discard else "t"
+    arguments = [*uml_kernel(), f"mem={MEMORY_MIB}M", uml_disk(f"ubda{flags}", wiring.card)]
     if wiring.stick is not None:
-        arguments.append(uml_disk("ubdb", wiring.stick))
+        arguments.append(uml_disk(f"ubdb{flags}", wiring.stick))
     if wiring.initramfs is not None:
         arguments.append(f"initrd={wiring.initramfs}")
     arguments += ["con=null", "ssl=null", "ssl0=fd:0,fd:1"]

@@ -81,6 +81,7 @@ class VirtualPi:
         stick: Path | None = None,
         hsm: HsmProcess | None = None,
         tryboot: bool = True,
+        discard: bool = True,
         card_id: str = "card-1",
         board_id: str = "board-1",
         served: Mapping[Path, Path] | None = None,
@@ -88,7 +89,8 @@ class VirtualPi:
     ) -> None:
         """A Pi without power. `folder` gets the serial log (`serial.log`, all boots).
 
-        `tryboot` false is an old firmware without one-shot boot. `card_id` and `board_id` are what
+        `tryboot` false is an old firmware without one-shot boot; `discard` false (on `uml`) are
+        disks that cannot discard. `card_id` and `board_id` are what
         an HSM in production mode binds to. `served` (on `uml`) has the sockets of vhost-user
         processes that serve card and stick in place of the emulator, by image. `on_line` is
         called with each line on the console, in a thread of its own.
@@ -102,6 +104,7 @@ class VirtualPi:
         self.stick_serial = "CRFS0001"
         self.hsm = hsm
         self.tryboot = tryboot
+        self.discard = discard
         self.card_id = card_id
         self.board_id = board_id
         self.kvm = self.board.name == "q35" and kvm_works()
@@ -171,6 +174,7 @@ class VirtualPi:
             firmware=line_far.fileno(),
             monitor=self._work / "monitor",
             kvm=self.kvm,
+            discard=self.discard,
         )
         with (self._work / "emulator.log").open("ab") as errors:
             self._process = subprocess.Popen(

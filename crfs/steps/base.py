@@ -84,9 +84,9 @@ class Context:
         """The recovery key that phase 1 has shown, if the plan has one. Raises HsmError."""
         return recovery.derive(self.key(), self.plan.run_id)
 
-    def format(self, device: str, uuid: str, label: str) -> None:
+    def format(self, device: str, uuid: str, label: str, offset: int = luks.HEADER_BYTES) -> None:
         """Make a LUKS header of this run: opened by the HSM's key, and by the recovery key."""
-        luks.format_device(device, uuid, self.plan.cipher, self.key(), label)
+        luks.format_device(device, uuid, self.plan.cipher, self.key(), label, offset)
         if self.plan.recovery_key:
             luks.add_recovery_key(device, self.key(), self.recovery_key())
         runner.run(["udevadm", "settle", "--timeout=30"])
@@ -131,8 +131,9 @@ def mapping(name: str) -> str:
 
 def filesystem_limit(plan: Plan) -> int:
     """The largest filesystem that fits the stick and the card's mapping, bytes."""
-    room = min(plan.stick.size, plan.card.root_size) - luks.HEADER_BYTES
-    return room // luks.BLOCK * luks.BLOCK
+    on_stick = plan.stick.size - luks.STAGE_HEADER_BYTES
+    on_card = plan.card.root_size - luks.HEADER_BYTES
+    return min(on_stick, on_card) // luks.BLOCK * luks.BLOCK
 
 
 def filesystem_bytes(plan: Plan) -> int:

@@ -31,6 +31,9 @@ def _make_root_default(context: Context) -> None:
 def _erase_stick(context: Context) -> None:
     """Without its header nobody can read the stick any more, whoever finds it."""
     luks.close_mapping(STAGE_MAPPING)
+    if context.plan.keep_stage:
+        context.say("the stick keeps its copy, which the HSM's key and the recovery key open")
+        return
     try:
         stick = probe.find_stage(context.plan.uuids.stage_luks)
     except StickError:

@@ -76,6 +76,7 @@ def _format_root(context: Context) -> None:
     luks.close_mapping(ROOT_MAPPING)
     context.format(part.path, plan.uuids.root_luks, ROOT_MAPPING)
     luks.name_partition(part.path, plan.card.root_partuuid)
+    luks.keep_header(part.path, probe.find_stage(plan.uuids.stage_luks).path)
     context.save(offset=0)
 
 
@@ -153,7 +154,22 @@ def _proven(context: Context) -> bool:
 
 def _arm(context: Context) -> None:
     luks.close_mapping(ROOT_MAPPING)
+    if not _root_formatted(context):
+        _bring_back_header(context)
     context.boot.arm(ROOT)
+
+
+def _bring_back_header(context: Context) -> None:
+    plan = context.plan
+    part = probe.root_partition(plan.card)
+    luks.bring_back_header(part.path, probe.find_stage(plan.uuids.stage_luks).path)
+    if not _root_formatted(context):
+        raise DisagreementError(
+            f"The LUKS header on {part.path} is damaged, and so is its copy on the stick.",
+            data=_STAGE_WHOLE,
+            advice="check the card and the stick for I/O errors ('journalctl -k -b')",
+        )
+    context.say("the header of cryptrfs was damaged; its copy on the stick has replaced it")
 
 
 def _unused(plan: Plan) -> float:

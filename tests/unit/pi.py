@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from crfs import cli, keys, live, model, probe, runner, worker
+from crfs import bootrecord, cli, consent, keys, live, model, probe, runner, worker
 from crfs.checks import machine
 from crfs.errors import CommandError
 from crfs.journal import Journal
 from crfs.model import Boot, Card, Cipher, Plan, Record, Stick, Uuids
-from crfs.probe import Mount
+from crfs.probe import Mount, Swap
 
 GB = 10**9
 BOOT_ID = "11111111-aaaa-4bbb-8ccc-222222222222"
@@ -61,7 +61,10 @@ def plan(
         inodes=2000000,
         files=100000,
         label="rootfs",
+        swap_files=("/var/swap",),
         recovery_key=recovery_key,
+        keep_stage=False,
+        keep_shell=False,
         services=("zkifc.service", "zkbootrtc.service"),
         kept_units=("NetworkManager.service", "ssh.service"),
     )
@@ -210,6 +213,8 @@ class FakePi:
     failed: bool = False  # how the unit's last start ended
     boot_id: str = BOOT_ID
     boot_free: int = 300 * 10**6
+    cmdline: str = CMDLINE
+    swaps: list[Swap] = field(default_factory=list)
     effects: list[list[str]] = field(default_factory=list)
     locks: list[int] = field(default_factory=list)
     on_run: Callable[[list[str]], None] = lambda argv: None
@@ -407,7 +412,8 @@ def build(
         mount_of=lambda target: pi.mounts.get(target),
         root_source=lambda: pi.root,
         boot_id=lambda: pi.boot_id,
-        kernel_cmdline=lambda: CMDLINE,
+        kernel_cmdline=lambda: pi.cmdline,
+        swaps=lambda: pi.swaps,
         kernel_release=lambda: "6.1.0-rpi",
         cpu_has_aes=lambda: True,
         firmware_has_tryboot=lambda: True,
@@ -434,6 +440,10 @@ def build(
         REPORT=str(tmp_path / "report.json"),
         JOURNALS=tuple(str(pi.boot / f"crfs/journal.{slot}") for slot in (0, 1)),
     )
+    set_up(consent, FILE=tmp_path / "lib/plan.json")
+    set_up(bootrecord, FILE=tmp_path / "lib/boot.sha256")
+    # The runs that tests begin with a journal of their own are agreed to.
+    consent.give(plan(str(boot)))
     set_up(worker, hold_lock=hold)
     set_up(os, geteuid=lambda: 0)
     return pi

@@ -104,7 +104,7 @@ def test_entry_for_the_encrypted_root() -> None:
         "LINUX": "/vmlinuz-6.1.0-18-arm64",
         "INITRD": "/crfs-initramfs",
         "FDTDIR": "/dtb-6.1.0-18-arm64/",
-        "APPEND": "rw console=ttyS2 root=/dev/mapper/cryptrfs",
+        "APPEND": "rw console=ttyS2 panic=10 root=/dev/mapper/cryptrfs",
     }
     assert extlinux.read(extlinux.final(NANO)).chosen.value("INITRD") == "/boot/crfs-initramfs"
     assert "${cbootargs} quiet" in extlinux.read(extlinux.final(NANO)).chosen.value("APPEND")

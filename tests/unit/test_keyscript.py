@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from crfs import recovery
+from crfs.rehearsal.hsm import Hsm
 
 HOOKS = Path(__file__).resolve().parents[2] / "initramfs-hooks"
 KEY = recovery.derive(bytes(512), "run")
 pytestmark = pytest.mark.real_commands
 
 
-def ask(folder: Path, *, tried: int, typed: str, hsm: str = "exit 1") -> tuple[int, str, str]:
+def ask(
+    folder: Path, *, tried: int, typed: str, hsm: str = "exit 1", said: str = "hsm is silent"
+) -> tuple[int, str, str]:
     """Exit code, standard output and error of the keyscript at the given try."""
     tool, console = folder / "zkunlockifs", folder / "console"
-    tool.write_text(f"#!/bin/sh\necho 'hsm is silent' >&2\n{hsm}\n")
+    tool.write_text(f"#!/bin/sh\necho '{said}' >&2\n{hsm}\n")
     tool.chmod(0o755)
     console.write_text(typed)
     text = (HOOKS / "zk_get_key").read_text()
@@ -76,3 +80,29 @@ def test_a_wrong_key_is_said_to_be_wrong(tmp_path: Path) -> None:
     assert code == 0
     assert out != KEY
     assert "was not the recovery key" in err
+
+
+@pytest.mark.parametrize(
+    ("state", "meaning"),
+    [
+        ({"answering": "silent"}, "it is silent"),
+        ({"production": True, "bound_card": "another"}, "it is locked to another Pi or card"),
+        ({"destroyed_by": "tampered"}, "it was tampered with"),
+        ({"destroyed_by": "battery low, self-destructed"}, "its battery was low"),
+        ({}, "the key was sealed by another HSM"),
+    ],
+)
+def test_the_word_of_the_hsm_is_explained(
+    tmp_path: Path, state: dict[str, Any], meaning: str
+) -> None:
+    """In the words of the module itself; silence is what its tool says after a while."""
+    module, other = Hsm(tmp_path / "hsm.json"), Hsm(tmp_path / "other.json")
+    for name, value in state.items():
+        setattr(module.state, name, value)
+    said = "zkunlockifs: HSM does not answer (-110)"
+    if module.state.answering == "ok":
+        said = module.answer("unlock", other.seal(b"key"))[1].decode()
+    code, out, err = ask(tmp_path, tried=0, typed="", said=said)
+    assert (code, out) == (1, "")
+    assert said in err
+    assert f"crfs: {meaning}" in err
