@@ -31,7 +31,6 @@ UNLOCKED = RUN / "unlocked"
 STAGE_BELOW = RUN / "below"
 BOOT_MOUNTS = (Path("/boot/firmware"), Path("/boot"))
 EXTLINUX = Path("/boot/extlinux/extlinux.conf")
-BOARD_MODEL = Path("/proc/device-tree/model")
 
 _LSBLK = "NAME,PATH,TYPE,SIZE,RO,RM,FSTYPE,LABEL,UUID,PARTUUID,PTUUID,MODEL,SERIAL,TRAN,MOUNTPOINTS"
 
@@ -215,14 +214,6 @@ def extlinux_conf() -> Path | None:
     except LayoutError:
         return EXTLINUX if EXTLINUX.is_file() else None
     return None
-
-
-def board_model() -> str:
-    """What the device tree calls this board, "" where there is none (a PC)."""
-    try:
-        return printable(BOARD_MODEL.read_text(errors="replace").rstrip("\0\n"))
-    except OSError:
-        return ""
 
 
 def root_source() -> str:

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "crfs"
 # From the bottom up. A module may import from the lines above its own; the modules of one folder
 # (`steps`, `commands`) may import each other too.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "model", "live", "led", "boards"),
-    ("runner", "log", "fatfile", "streams", "topics"),
+    ("errors", "model", "live", "sight", "boards"),
+    ("runner", "log", "fatfile", "streams", "led", "topics"),
     ("journal",),
     ("bootconfig", "consent"),
     ("bootfiles", "extlinux"),

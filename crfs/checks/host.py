@@ -9,7 +9,7 @@ import datetime
 import re
 from pathlib import Path
 
-from crfs import keys, probe, runner
+from crfs import boards, keys, probe, runner
 from crfs.checks.base import FAQ, Check, Finding, cannot_tell, failure, ok, warning
 from crfs.checks.machine import UPGRADES, Machine
 from crfs.errors import HostError
@@ -24,8 +24,6 @@ COMMANDS = {
     "wipefs": "util-linux",
 }  # fmt: skip
 _OWN = "what crfs needs"
-_SUPPORTED = re.compile(r"Raspberry Pi (3|4|5|400|500|Zero|Compute Module [345])\b")
-_JETSON = re.compile(r"Jetson (Nano|Xavier NX)", re.IGNORECASE)
 _DEBIAN = "12"
 # Younger than crfs itself is every clock that is right.
 _EARLIEST = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).timestamp()
@@ -37,17 +35,18 @@ _UPDATE = "'sudo apt update && sudo apt upgrade', then reboot"
 def _board(machine: Machine) -> Finding:
     if not machine.model:
         return cannot_tell("there is no device tree that names the board")
-    if _SUPPORTED.match(machine.model):
-        return ok(machine.model)
-    if _JETSON.search(machine.model):
+    board = boards.recognise(machine.model)
+    if board is None:
+        return warning(
+            f"{machine.model} is not among the boards that Zymbit lists for the HSM6",
+            "'crfs explain boards' lists those that crfs knows",
+        )
+    if not board.encrypts:
         return warning(
             f"{machine.model}: the HSM6 works there, but crfs cannot encrypt it",
             "'crfs explain boards' tells what would be needed",
         )
-    return warning(
-        f"{machine.model} is not among the boards that Zymbit lists for the HSM6",
-        "Raspberry Pi 3, 4, 5, Zero, and Compute Module 3, 4 and 5 are known to crfs",
-    )
+    return ok(machine.model)
 
 
 def _system(machine: Machine) -> Finding:

@@ -135,7 +135,7 @@ def describe(decision: Decision) -> str:
         "Now:",
         _indent(probe.lsblk_tree()),
         "",
-        f"Board: {boards.name(probe.board_model())}",
+        f"Board: {boards.name(Machine().model)}",
         f"Card:  {decision.card.describe()}",
         f"Stick: {decision.stick.describe()}",
         "",
