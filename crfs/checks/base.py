@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from crfs.checks.machine import Machine
-from crfs.errors import CrfsError
+from crfs.errors import CrfsError, LayoutError
 
 FAQ = "Zymbit's HSM6 FAQ"
 
@@ -73,8 +73,10 @@ class Check:
             return self.look(machine)
         except PermissionError as problem:
             return cannot_tell(f"may not read {problem.filename}", needs_root=True)
+        except LayoutError:
+            return cannot_tell("there is no boot partition to look at")
         except CrfsError as problem:
-            return cannot_tell(problem.what, problem.advice)
+            return cannot_tell(problem.what)
         # A check meets files in any state of decay; none of them is worth a traceback.
         except Exception as problem:
             return cannot_tell(f"{type(problem).__name__}: {problem}".split("\n", 1)[0])

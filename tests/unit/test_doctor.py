@@ -141,6 +141,17 @@ def old_lists(pi: FakePi) -> None:
         os.utime(path, (time.time() - 90 * 86400,) * 2)
 
 
+def slow_apt(pi: FakePi) -> None:
+    query = runner.query
+
+    def hang(argv: list[str], **options: Any) -> str:
+        if argv[0] == "apt-get":
+            raise CommandError("'apt-get' did not end within 3 s.")
+        return query(argv, **options)
+
+    pi.monkeypatch.setattr(runner, "query", hang)
+
+
 def patch(module: object, name: str, value: Any) -> Change:
     return lambda pi: pi.monkeypatch.setattr(module, name, value)
 
@@ -221,8 +232,13 @@ CASES: list[tuple[str, Change, str, str]] = [
     ("gpio-4", config(b"[all]\r\ndtoverlay=w1-gpio,gpiopin=4\r\n"), FAILURE, "gpiopin=4"),
     ("gpio-4", config(b"dtoverlay=gpio-shutdown,gpio_pin=4,active_low=1\n"), FAILURE, "shutdown"),
     ("gpio-4", config(b"dtoverlay=i2c3\n"), FAILURE, "i2c3"),
+    ("gpio-4", config(b"dtoverlay=w1-gpio-pullup,extpullup=5\n"), FAILURE, "pullup"),
     ("gpio-4", config(b"dtoverlay=i2c3,pins_2_3\n"), OK, ""),
     ("gpio-4", config(b"dtoverlay=w1-gpio,gpiopin=17\n#dtoverlay=w1-gpio\n"), OK, ""),
+    ("gpio-4", config(b"dtoverlay=w1-gpio\ndtparam=gpiopin=17\n"), OK, ""),
+    ("gpio-4", config(b"dtoverlay=gpio-fan\ndtparam=gpiopin=4\n"), FAILURE, "gpio-fan"),
+    ("gpio-4", config(b"[pi5]\ndtoverlay=w1-gpio\n[none]\ndtoverlay=w1-gpio\n"), OK, ""),
+    ("gpio-4", config(b"[pi5]\n[pi4]\ndtoverlay=w1-gpio\n"), FAILURE, "w1-gpio"),
     ("gpio-4", unmounted, UNSURE, "boot partition"),
     ("wake-pin", nothing, OK, "4"),
     (
@@ -321,6 +337,7 @@ CASES: list[tuple[str, Change, str, str]] = [
     ("updates", nothing, OK, ""),
     ("updates", lambda pi: setattr(pi, "pending", 12), WARNING, "12 packages"),
     ("updates", old_lists, WARNING, "90 days"),
+    ("updates", slow_apt, UNSURE, "within"),
     ("updates", lambda pi: shutil.rmtree(pi.folder / "var/lib/apt/lists"), UNSURE, "no lists"),
     ("unattended-upgrades", nothing, OK, ""),
     ("unattended-upgrades", upgrading, WARNING, "may"),
@@ -519,12 +536,16 @@ def test_a_folder_that_may_not_be_read(pi: FakePi) -> None:
 
 
 def test_a_command_that_is_missing_or_hangs_is_no_verdict(pi: FakePi) -> None:
+    tried: list[str] = []
+
     def fail(argv: list[str], **options: Any) -> str:
+        tried.append(" ".join(argv))
         raise CommandError(f"'{argv[0]}' did not end within 10 s.", advice="")
 
     pi.monkeypatch.setattr(runner, "query", fail)
     for found in look(pi).values():
         assert found["verdict"] in (OK, UNSURE, FAILURE)
+    assert len(tried) == len(set(tried)), "each is tried once"
     assert look(pi)["zkifc"]["verdict"] == UNSURE
 
 
