@@ -549,6 +549,36 @@ def test_a_command_that_is_missing_or_hangs_is_no_verdict(pi: FakePi) -> None:
     assert look(pi)["zkifc"]["verdict"] == UNSURE
 
 
+# Made with gpg 2.2 in 2020's time, valid for 30 days.
+EXPIRED_KEY = """-----BEGIN PGP PUBLIC KEY BLOCK-----
+
+mDMEXgvhABYJKwYBBAHaRw8BAQdAThtxfQtG1/9Tod5+Fe95/HdA0uDqgZtkP1rh
+LDAU3r20C1p5bWJpdCBUZXN0iJYEExYIAD4WIQR9Jcz5Shzv4geN1XrMcAgkx6d1
+qgUCXgvhAAIbAwUJACeNAAULCQgHAgYVCgkICwIEFgIDAQIeAQIXgAAKCRDMcAgk
+x6d1qmLpAQCcney2ESvMvaaptfdnFFn5NQHAx1FsbsoSy3YD0uOgjQD/XenYDHdZ
+HX1Nxm7C9R+xwiGaTtFrmmkHk2JBAAPhpgw=
+=D6EN
+-----END PGP PUBLIC KEY BLOCK-----
+"""
+
+
+@pytest.mark.real_commands
+def test_a_real_key_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("gpg") is None:
+        pytest.skip("gpg is not installed")
+    lay_out(
+        tmp_path,
+        {
+            "etc/apt/sources.list.d/zymbit.list": ZYMBIT_LIST,
+            "usr/share/keyrings/zymbit.gpg": EXPIRED_KEY.encode(),
+        },
+    )
+    (check,) = (one for one in ALL if one.id == "repository-key")
+    found = check.ask(Machine(tmp_path))
+    assert found.verdict is Verdict.FAILURE
+    assert "expired on 2020-01-31" in found.said
+
+
 FILES = sorted(name for name in PI_4 if "_Packages" not in name)
 
 
