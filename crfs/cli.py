@@ -91,6 +91,20 @@ def build_parser() -> argparse.ArgumentParser:
     header.add_argument("--device", metavar="DEVICE", help="partition to restore to")
     header.add_argument("--yes", action="store_true", help="do not ask")
 
+    led = add("led", "tell what the blue LED says")
+    led.add_argument(
+        "description",
+        nargs="*",
+        metavar="DESCRIPTION",
+        help='what you see, for example "fast 1s, off 1s, 5 slow" (default: list all patterns)',
+    )
+    led.add_argument("--json", action="store_true", help="for machines")
+    explain = add("explain", "answer what no check can look up")
+    explain.add_argument(
+        "topic", nargs="*", metavar="TOPIC", help="a topic, or words of it (default: list them)"
+    )
+    explain.add_argument("--json", action="store_true", help="for machines")
+
     rehearse = add("rehearse", "rehearse the migration on a virtual Raspberry Pi")
     rehearse.add_argument("--image", metavar="FILE", help="rehearse on a copy of this card image")
     rehearse.add_argument("--board", choices=("q35", "virt", "uml"), help="the virtual board")

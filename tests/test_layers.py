@@ -14,10 +14,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "crfs"
 # From the bottom up. A module may import from the lines above its own; the modules of one folder
 # (`steps`, `commands`) may import each other too.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "model", "live"),
-    ("runner", "log", "fatfile", "streams"),
+    ("errors", "model", "live", "led", "boards"),
+    ("runner", "log", "fatfile", "streams", "topics"),
     ("journal",),
-    ("bootfiles",),
+    ("bootconfig",),
+    ("bootfiles", "extlinux"),
     ("probe",),
     ("keys", "luks", "blocks", "trees", "dress", "recovery", "zymbit"),
     ("checks",),

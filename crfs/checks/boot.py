@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from crfs import bootfiles
+from crfs import bootconfig, bootfiles
 from crfs.checks.base import Check, Finding, failure, ok
 from crfs.checks.machine import Machine
 from crfs.errors import LayoutError
@@ -74,7 +74,7 @@ def _os_prefix(machine: Machine) -> Finding:
 
 
 def _resized(machine: Machine) -> Finding:
-    if "init_resize" in machine.cmdline or "resize" in bootfiles.tokens(machine.cmdline):
+    if "init_resize" in machine.cmdline or "resize" in bootconfig.tokens(machine.cmdline):
         return failure(
             "the card still waits for its first-boot resize",
             "let the Pi finish its first boot, reboot, then try again",

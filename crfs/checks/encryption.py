@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from crfs import bootfiles, keys, live, probe, runner
+from crfs import bootconfig, keys, live, probe, runner
 from crfs.checks.base import Check, Finding, cannot_tell, failure, ok, warning
 from crfs.checks.machine import Machine
 from crfs.fatfile import SUFFIX
@@ -59,7 +59,7 @@ def leftovers() -> str:
 def initramfs_out_of_step() -> str:
     """Compares contents, which takes seconds and needs root."""
     boot = probe.boot_mount()
-    image = boot / bootfiles.INITRAMFS
+    image = boot / bootconfig.INITRAMFS
     if not image.exists():
         return f"{image} does not exist"
     unpacked = probe.RUN / "verify"
@@ -122,7 +122,7 @@ def _if_encrypted(
 def _initramfs(machine: Machine) -> Finding:
     if not _encrypted(machine) or live.has_journal():
         return ok("nothing to compare")
-    image = machine.boot_folder / bootfiles.INITRAMFS
+    image = machine.boot_folder / bootconfig.INITRAMFS
     if not image.exists():
         return failure(f"{image} does not exist: the next boot cannot open /", _UPDATE)
     changed = max(path.stat().st_mtime for path in keys.STATE_FOLDER.rglob("*"))

@@ -6,10 +6,10 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from crfs import keys, live, luks, model, preflight, probe, progress, recovery
+from crfs import boards, keys, live, luks, model, preflight, probe, progress, recovery
 from crfs.bootfiles import BootFiles
 from crfs.checks import Machine
-from crfs.commands import follow
+from crfs.commands import extlinux_plan, follow
 from crfs.commands.common import confirm, read_journal, require_root
 from crfs.errors import Declined
 from crfs.journal import Journal
@@ -22,6 +22,10 @@ def run(args: argparse.Namespace) -> int:
     if live.is_running():
         raise follow.busy()
     read_journal()  # damaged, it stops here
+    if conf := probe.extlinux_conf():
+        if args.dry_run:
+            extlinux_plan.show(conf)
+        raise extlinux_plan.refusal(conf)
     wanted = Wanted(args.disk, args.root_part, args.usb, args.erase_usb, not args.no_recovery_key)
     decision = preflight.make_plan(Machine(), wanted)
     # Only now: where cryptsetup is missing, the plan's refusal names the package.
@@ -103,6 +107,7 @@ def describe(decision: Decision) -> str:
         "Now:",
         _indent(probe.lsblk_tree()),
         "",
+        f"Board: {boards.name(probe.board_model())}",
         f"Card:  {decision.card.describe()}",
         f"Stick: {decision.stick.describe()}",
         "",

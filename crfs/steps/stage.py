@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from crfs import blocks, dress, fatfile, keys, luks, probe, runner, trees
-from crfs.bootfiles import STAGE, BootFiles
+from crfs.bootconfig import STAGE, BootConfig
 from crfs.errors import CommandError, DisagreementError, HostError, LayoutError
 from crfs.model import STAGE_LABEL, STAGE_MAPPING, Plan
 from crfs.steps.base import (
@@ -50,7 +50,7 @@ def _seal_key(context: Context) -> None:
     store_key(context.boot, keys.seal(keys.random_bytes(keys.KEY_BYTES)))
 
 
-def store_key(boot: BootFiles, sealed: bytes) -> None:
+def store_key(boot: BootConfig, sealed: bytes) -> None:
     """Keep the sealed key where all three phases find it."""
     boot.own.mkdir(mode=0o700, exist_ok=True)
     fatfile.replace(boot.sealed_key, sealed)
