@@ -217,10 +217,10 @@ def extlinux_conf() -> Path | None:
     return None
 
 
-def board_model() -> str:
+def board_model(path: Path | None = None) -> str:
     """What the device tree calls this board, "" where there is none (a PC)."""
     try:
-        return printable(BOARD_MODEL.read_text(errors="replace").rstrip("\0\n"))
+        return printable((path or BOARD_MODEL).read_text(errors="replace").rstrip("\0\n"))
     except OSError:
         return ""
 

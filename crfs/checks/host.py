@@ -10,7 +10,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from crfs import keys, live, probe, runner
+from crfs import boards, keys, live, probe, runner
 from crfs.checks.base import FAQ, Check, Finding, cannot_tell, failure, ok, warning
 from crfs.checks.machine import UPGRADES, Machine
 from crfs.errors import CommandError, HostError
@@ -29,8 +29,6 @@ _INSTALL = (
     "install Zymbit's host software and wait until the blue LED blinks once every 3 seconds, "
     "then try again"
 )
-_SUPPORTED = re.compile(r"Raspberry Pi (3|4|5|400|500|Zero|Compute Module [345])\b")
-_JETSON = re.compile(r"Jetson (Nano|Xavier NX)", re.IGNORECASE)
 _DEBIAN = "12"
 # Younger than crfs itself is every clock that is right.
 _EARLIEST = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).timestamp()
@@ -45,17 +43,18 @@ _APT_S = 3
 def _board(machine: Machine) -> Finding:
     if not machine.model:
         return cannot_tell("there is no device tree that names the board")
-    if _SUPPORTED.match(machine.model):
-        return ok(machine.model)
-    if _JETSON.search(machine.model):
+    board = boards.recognise(machine.model)
+    if board is None:
+        return warning(
+            f"{machine.model} is not among the boards that Zymbit and crfs know",
+            "'crfs explain boards' lists them; have a backup",
+        )
+    if not board.encrypts:
         return warning(
             f"{machine.model}: the HSM6 works there, but crfs cannot encrypt it",
             "'crfs explain boards' tells what would be needed",
         )
-    return warning(
-        f"{machine.model} is not among the boards that Zymbit lists for the HSM6",
-        "Raspberry Pi 3, 4, 5, Zero, and Compute Module 3, 4 and 5 are known to crfs",
-    )
+    return ok(machine.model)
 
 
 def _system(machine: Machine) -> Finding:

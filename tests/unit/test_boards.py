@@ -69,7 +69,7 @@ def test_any_model_is_looked_up(text: str) -> None:
 
 def test_the_plan_names_the_board(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> None:
     for model, name in (("Raspberry Pi 5 Model B Rev 1.0", "Raspberry Pi 5"), ("", "unknown")):
-        monkeypatch.setattr(probe, "board_model", lambda model=model: model)
+        monkeypatch.setattr(probe, "board_model", lambda path=None, model=model: model)
         assert f"\nBoard: {name}\n" in pi.crfs("encrypt", "--dry-run").out
 
 
