@@ -30,7 +30,7 @@ _INSTALL = (
     "then try again"
 )
 _DEBIAN = "12"
-# Younger than crfs itself is every clock that is right.
+# A clock that is right is past the making of this.
 _EARLIEST = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).timestamp()
 _CLOCK_OFF_S = 300
 _LISTS_OLD_S = 30 * 86400

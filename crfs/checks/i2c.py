@@ -101,7 +101,7 @@ def _gpio_4(machine: Machine) -> Finding:
         told = dict(word.partition("=")[::2] for word in words)
         pins = [told[word] for word in _PIN_WORDS if word in told]
         by_default = name in _TAKERS and _TAKERS[name] not in told
-        if str(_WAKE_GPIO) in pins or (by_default):
+        if str(_WAKE_GPIO) in pins or by_default:
             return failure(
                 f"'dtoverlay={','.join([name, *words])}' in config.txt takes GPIO 4 (pin 7), the "
                 "HSM's interrupt line",

@@ -181,6 +181,14 @@ def changed_folder(pi: FakePi) -> None:
     younger_folder(pi)
 
 
+def no_report(pi: FakePi) -> None:
+    Path(live.REPORT).unlink()
+
+
+def other_partition(pi: FakePi) -> None:
+    pi.rows[0]["children"][1].update(partuuid="cafe0001-03")
+
+
 def nothing(pi: FakePi) -> None:
     pass
 
@@ -408,10 +416,13 @@ CASES: list[tuple[str, Change, str, str]] = [
 ENCRYPTED: list[tuple[str, Change, str, str]] = [
     ("migration", nothing, OK, "is encrypted"),
     ("mapping", nothing, OK, "partition"),
-    ("mapping", lambda pi: Path(live.REPORT).unlink(), FAILURE, "missing"),
+    ("mapping", other_partition, FAILURE, "not on"),
+    ("mapping", no_report, UNSURE, "not made by crfs"),
     ("unlocked-by-hsm", nothing, OK, "in this boot"),
     ("unlocked-by-hsm", lambda pi: pi.unlocked.clear(), FAILURE, "nothing shows"),
+    ("unlocked-by-hsm", no_report, UNSURE, "not made by crfs"),
     ("initramfs", nothing, OK, "younger"),
+    ("initramfs", no_report, UNSURE, "not made by crfs"),
     ("initramfs", younger_folder, OK, "in step"),
     ("initramfs", changed_folder, FAILURE, "host_salt.bin"),
     ("initramfs", both(changed_folder, not_root), UNSURE, "has changed"),
@@ -621,6 +632,14 @@ def test_encrypt_refuses_what_stops(pi: FakePi, check: Check) -> None:
             pi.refuses(["encrypt", "--yes"], check.stops.code)
             return
     pytest.fail("no case of a failure")
+
+
+def test_what_a_card_says_does_not_reach_the_terminal_as_it_is(pi: FakePi) -> None:
+    (pi.boot / "config.txt").write_bytes(b"dtoverlay=w1-gpio,x=\x1b[2J\ncmdline=\x1b]0;a\x07\n")
+    result = pi.crfs("doctor")
+    assert result.code == 32
+    assert "\x1b" not in result.out + result.err and "\x07" not in result.out + result.err
+    assert "\x1b" not in pi.crfs("encrypt", "--dry-run").err
 
 
 def test_a_sentence_keeps_names() -> None:
