@@ -20,6 +20,8 @@ from crfs.journal import FOLDER
 from crfs.model import ROOT_MAPPING, STAGE_LABEL, STAGE_MAPPING, TPM2
 
 _OWN = "what crfs leaves behind"
+# Zymbit's own conversion uses the same name for the mapping.
+_NO_REPORT = "cryptrfs was not made by crfs, or the report of that is missing"
 _UPDATE = "'sudo update-initramfs -u' before the next reboot: a locked HSM may refuse otherwise"
 
 
@@ -116,6 +118,8 @@ def _if_encrypted(
 ) -> Finding:
     if not _encrypted(machine):
         return ok("/ is not encrypted by crfs")
+    if not live.read_report():
+        return cannot_tell(_NO_REPORT)
     problem = problem_of()
     return failure(problem, advice) if problem else ok(well)
 
@@ -124,6 +128,8 @@ def _initramfs(machine: Machine) -> Finding:
     of_tpm = live.read_report().get("binding") == TPM2
     if not _encrypted(machine) or live.has_journal() or of_tpm:
         return ok("nothing to compare")
+    if not live.read_report():
+        return cannot_tell(_NO_REPORT)
     image = machine.boot_folder / bootconfig.INITRAMFS
     if not image.exists():
         return failure(f"{image} does not exist: the next boot cannot open /", _UPDATE)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import datetime
 import re
+import tempfile
 from pathlib import Path
 
 from crfs import boards, keys, probe, runner
 from crfs.checks.base import FAQ, Check, Finding, cannot_tell, failure, ok, warning
 from crfs.checks.machine import UPGRADES, Machine
-from crfs.errors import HostError
+from crfs.errors import CommandError, HostError
 from crfs.model import UNIT
 
 # Commands that the migration calls, and the Debian package of each.
@@ -25,11 +26,13 @@ COMMANDS = {
 }  # fmt: skip
 _OWN = "what crfs needs"
 _DEBIAN = "12"
-# Younger than crfs itself is every clock that is right.
+# A clock that is right is past the making of this.
 _EARLIEST = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).timestamp()
 _CLOCK_OFF_S = 300
 _LISTS_OLD_S = 30 * 86400
 _UPDATE = "'sudo apt update && sudo apt upgrade', then reboot"
+# On a slow board apt may take longer than all the rest.
+_APT_S = 3
 
 
 def _board(machine: Machine) -> Finding:
@@ -38,8 +41,8 @@ def _board(machine: Machine) -> Finding:
     board = boards.recognise(machine.model)
     if board is None:
         return warning(
-            f"{machine.model} is not among the boards that Zymbit lists for the HSM6",
-            "'crfs explain boards' lists those that crfs knows",
+            f"{machine.model} is not among the boards that Zymbit and crfs know",
+            "'crfs explain boards' lists them; have a backup",
         )
     if not board.encrypts:
         return warning(
@@ -131,7 +134,12 @@ def _updates(machine: Machine) -> Finding:
     if age > _LISTS_OLD_S:
         return warning(f"the lists of packages are {age / 86400:.0f} days old", _UPDATE)
     argv = ["apt-get", "--simulate", "--quiet=2", "upgrade"]
-    pending = len(re.findall(r"(?m)^Inst ", runner.query(argv, timeout=10)))
+    try:
+        pending = len(re.findall(r"(?m)^Inst ", runner.query(argv, timeout=_APT_S)))
+    except CommandError:
+        return cannot_tell(
+            f"apt did not tell within {_APT_S} s", "'apt list --upgradable' takes its time"
+        )
     if pending:
         return warning(f"{pending} packages wait for an update", _UPDATE)
     return ok("all packages are up to date")
@@ -182,15 +190,12 @@ def _new_key(named: list[str]) -> str:
 
 def _ends(path: Path) -> list[float]:
     """When each key of Zymbit in a file expires, 0 for never."""
-    argv = [
-        "gpg",
-        "--batch",
-        "--no-options",
-        "--no-permission-warning",
-        "--homedir",
-        "/nonexistent",
-    ]
-    text = runner.query([*argv, "--show-keys", "--with-colons", str(path)], timeout=10, ok=(0, 2))
+    # gpg wants a home to look into, and a user's own must not be made by looking.
+    with tempfile.TemporaryDirectory(prefix="crfs-doctor-") as home:
+        argv = ["gpg", "--batch", "--no-options", "--homedir", home]
+        text = runner.query(
+            [*argv, "--show-keys", "--with-colons", str(path)], timeout=10, ok=(0, 2)
+        )
     ends: list[float] = []
     for block in re.split(r"(?m)^(?=pub:)", text):
         fields = block.split("\n", 1)[0].split(":")

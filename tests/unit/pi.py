@@ -422,8 +422,9 @@ def build(
     lay_out(tmp_path, PI_4)
     tools = tmp_path / "sbin"
     state = tmp_path / "var/lib/zymbit"
-    run = tmp_path / "run"
+    run = tmp_path / "run/crfs"
     tools.mkdir()
+    run.mkdir()
     for name in keys.TOOLS:
         (tools / name).touch()
 
