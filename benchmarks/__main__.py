@@ -11,6 +11,7 @@ import datetime
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from pathlib import Path
@@ -130,6 +131,8 @@ def main() -> int:
     parser.add_argument("--many", action="store_true", help="only: memory with very many files")
     parser.add_argument("--page", action="store_true", help="only: write the report to docs/")
     wanted = parser.parse_args()
+    # Told to end, it ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if wanted.page:
             page.write(json.loads((wanted.out / "report.json").read_text()))

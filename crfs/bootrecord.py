@@ -11,7 +11,8 @@ import hashlib
 from pathlib import Path
 
 from crfs import fatfile
-from crfs.bootfiles import INITRAMFS, setting
+from crfs.bootconfig import INITRAMFS
+from crfs.bootfiles import setting
 
 FILE = Path("/var/lib/crfs/boot.sha256")
 

@@ -69,6 +69,28 @@ def build_parser() -> argparse.ArgumentParser:
         "--record", action="store_true", help="take the boot files as they are now for right"
     )
 
+    doctor = add("doctor", "look for what may be wrong with power, HSM, software and disks")
+    doctor.add_argument("--json", action="store_true", help="for machines")
+
+    hsm = add("hsm", "ask the HSM through Zymbit's client, change its address, store a public key")
+    asked = hsm.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def add_hsm(name: str, text: str) -> argparse.ArgumentParser:
+        return asked.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+    info = add_hsm("info", "model, firmware, serial number, binding, battery, perimeter, clock")
+    info.add_argument("--json", action="store_true", help="for machines")
+    slots = add_hsm("keys", "the curves it knows and the key slots in use")
+    slots.add_argument("--json", action="store_true", help="for machines")
+    address = add_hsm("set-i2c-address", "give it another address on the I2C bus")
+    address.add_argument("address", metavar="ADDRESS", help="0x30 to 0x37 or 0x60 to 0x67")
+    address.add_argument("--yes", action="store_true", help="do not ask")
+    store = add_hsm("store-public-key", "store another module's public key")
+    store.add_argument("file", metavar="FILE", help="the key's bytes")
+    store.add_argument(
+        "--curve", metavar="CURVE", default="secp256r1", help="the key's curve (default: secp256r1)"
+    )
+
     recovery = add("recovery-key", "add, test or remove a key that opens cryptrfs without the HSM")
     recovery.add_argument("action", choices=("add", "test", "remove"))
 
@@ -77,6 +99,20 @@ def build_parser() -> argparse.ArgumentParser:
     header.add_argument("file", metavar="FILE")
     header.add_argument("--device", metavar="DEVICE", help="partition to restore to")
     header.add_argument("--yes", action="store_true", help="do not ask")
+
+    led = add("led", "tell what the blue LED says")
+    led.add_argument(
+        "description",
+        nargs="*",
+        metavar="DESCRIPTION",
+        help='what you see, for example "fast 1s, off 1s, 5 slow" (default: list all patterns)',
+    )
+    led.add_argument("--json", action="store_true", help="for machines")
+    explain = add("explain", "answer what no check can look up")
+    explain.add_argument(
+        "topic", nargs="*", metavar="TOPIC", help="a topic, or words of it (default: list them)"
+    )
+    explain.add_argument("--json", action="store_true", help="for machines")
 
     rehearse = add("rehearse", "rehearse the migration on a virtual Raspberry Pi")
     rehearse.add_argument("--image", metavar="FILE", help="rehearse on a copy of this card image")

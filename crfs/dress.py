@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from crfs.bootfiles import KEYSCRIPT
+from crfs.bootconfig import KEYSCRIPT
 from crfs.errors import HostError
 from crfs.model import ROOT_MAPPING, Plan
 

@@ -111,3 +111,21 @@ class Declined(CrfsError):
     """The user answered no."""
 
     code = 23
+
+
+class DoctorUnsure(CrfsError):
+    """`crfs doctor` found nothing wrong, but could not tell everything."""
+
+    code = 30
+
+
+class DoctorWarning(CrfsError):
+    """`crfs doctor` has warnings, but found no failure."""
+
+    code = 31
+
+
+class DoctorFailure(CrfsError):
+    """`crfs doctor` found a failure."""
+
+    code = 32

@@ -11,7 +11,7 @@ from typing import Any
 
 from transitions import Machine
 
-from crfs import bootfiles, probe, steps
+from crfs import bootconfig, probe, steps
 from crfs.errors import DisagreementError, HsmError, StateError
 from crfs.model import STAGE_MAPPING, Halt
 from crfs.steps import (
@@ -43,9 +43,9 @@ MAX_TRIALS = 3
 MAX_ATTEMPTS = 5
 
 _WHERE = {
-    bootfiles.PLAIN: "the card's plain root",
-    bootfiles.STAGE: "the stick",
-    bootfiles.ROOT: "cryptrfs",
+    bootconfig.PLAIN: "the card's plain root",
+    bootconfig.STAGE: "the stick",
+    bootconfig.ROOT: "cryptrfs",
 }
 
 
@@ -90,30 +90,30 @@ class Migration:
         where = self.context.where()
         same_boot = record.boot_id == probe.boot_id()
         match (self.state, where):
-            case ("staging", bootfiles.PLAIN) | ("restoring", bootfiles.STAGE):
+            case ("staging", bootconfig.PLAIN) | ("restoring", bootconfig.STAGE):
                 return None
-            case ("finishing" | "done", bootfiles.ROOT) | ("rolling_back", _):
+            case ("finishing" | "done", bootconfig.ROOT) | ("rolling_back", _):
                 return None
-            case ("settling", bootfiles.PLAIN):
+            case ("settling", bootconfig.PLAIN):
                 if not same_boot:
                     # Services have run since: most of the copying is done beside them again.
                     self.fall_back_and_disarm()
                 return None
-            case ("trying_stage", bootfiles.STAGE):
+            case ("trying_stage", bootconfig.STAGE):
                 self._require_unlocked(STAGE_MAPPING)
                 self._trigger("restore")
                 return None
-            case ("trying_stage", bootfiles.PLAIN):
+            case ("trying_stage", bootconfig.PLAIN):
                 return None if same_boot else self._fell_back("the stick")
-            case ("restoring", bootfiles.PLAIN) if not record.destroyed:
+            case ("restoring", bootconfig.PLAIN) if not record.destroyed:
                 self.fall_back_and_disarm()
                 return None
-            case ("trying_root", bootfiles.ROOT):
+            case ("trying_root", bootconfig.ROOT):
                 self._trigger("finish")
                 return None
-            case ("trying_root", bootfiles.STAGE):
+            case ("trying_root", bootconfig.STAGE):
                 return None if same_boot else self._fell_back("cryptrfs")
-            case ("finishing", bootfiles.STAGE):
+            case ("finishing", bootconfig.STAGE):
                 self._trigger("retry_root")
                 return None
         raise DisagreementError(

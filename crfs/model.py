@@ -17,6 +17,7 @@ from typing import Any
 
 # The vendor's names, which users know from the FAQ and from lsblk.
 ROOT_MAPPING = "cryptrfs"
+UNIT = "cfg_SD_crfs.service"
 STAGE_MAPPING = "cryptstage"
 STAGE_LABEL = "crfs-stage"
 

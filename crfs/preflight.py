@@ -1,7 +1,7 @@
-"""May this machine be migrated? Facts in, a plan or a clear refusal out; nothing is changed.
+"""May this machine be migrated? A plan or a clear refusal; nothing is changed.
 
-`gather` reads the machine once; `make_plan` decides from that alone, so every refusal is tested
-without a device.
+What `crfs doctor` can look at as well is a check there (crfs/checks); here is what depends on the
+card and the stick that the user asks for.
 """
 
 from __future__ import annotations
@@ -12,32 +12,18 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from crfs import bootfiles, keys, luks, probe
-from crfs.errors import HostError, LayoutError, StateError, StickError
+from crfs import checks, keys, luks, probe
+from crfs.checks import Machine, storage
+from crfs.errors import LayoutError, StateError, StickError
 from crfs.journal import Journal
 from crfs.model import Boot, Card, Cipher, Plan, Stick, Uuids
-from crfs.probe import Block, Mount, Swap, human
+from crfs.probe import Block, human
 
 DEFAULT_DISK = "/dev/mmcblk0"
 DEFAULT_ROOT = 2
 DEFAULT_STICK = "/dev/sda"
-UNIT = "cfg_SD_crfs.service"
-
-# Commands that the migration calls, and the Debian package of each.
-COMMANDS = {
-    "blkid": "util-linux", "blkdiscard": "util-linux", "cryptsetup": "cryptsetup-bin",
-    "debugfs": "e2fsprogs", "dumpe2fs": "e2fsprogs", "e2fsck": "e2fsprogs", "lsblk": "util-linux",
-    "lsinitramfs": "initramfs-tools", "mkfs.ext4": "e2fsprogs", "mkinitramfs": "initramfs-tools",
-    "mkswap": "util-linux", "rsync": "rsync", "systemctl": "systemd", "udevadm": "udev",
-    "wipefs": "util-linux",
-}  # fmt: skip
-CRYPTROOT_HOOK = Path("/usr/share/initramfs-tools/hooks/cryptroot")
-DRACUT = Path("/usr/bin/dracut")
-# A new initramfs is at most about this much larger than the largest that is there now.
-INITRAMFS_ROOM = 24 * 2**20
 # The filesystem's own tables take a part of the stick.
 _FILESYSTEM_SHARE = 0.05
-_DESKTOP_MOUNTS = ("/media/", "/run/media/")
 
 
 @dataclass(frozen=True)
@@ -54,87 +40,6 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """All that the decision rests on."""
-
-    disks: tuple[Block, ...]
-    root: str  # the device under /
-    root_mount: Mount
-    boot_folder: Path | None
-    boot_mount: Mount | None
-    boot_free: int
-    boot_largest: int  # the largest initramfs there now
-    config: bytes
-    cmdline_exists: bool
-    cmdline: str  # the running kernel's
-    swaps: tuple[Swap, ...]
-    missing_commands: tuple[str, ...]
-    has_cryptroot: bool
-    has_dracut: bool
-    missing_tools: tuple[str, ...]  # of the vendor
-    has_state_folder: bool
-    unit_enabled: bool  # cfg_SD_crfs starts at each boot
-    has_journal: bool
-    used: int
-    inodes: int
-    files: int
-    tryboot: bool
-    kernel: str
-    services: tuple[str, ...]
-    kept_units: tuple[str, ...]
-
-
-def gather() -> Facts:
-    """Read the machine. Raises HostError or CommandError if it cannot be read."""
-    folder: Path | None
-    try:
-        folder = probe.boot_mount()
-    except LayoutError:
-        folder = None
-    mount = probe.mount_of(str(folder)) if folder else None
-    config = (folder / "config.txt").read_bytes() if folder else b""
-    cmdline = folder / cmdline_name(config) if folder else None
-    sizes = [path.stat().st_size for path in folder.glob("init*")] if folder else []
-    usage = probe.usage()
-    return Facts(
-        disks=tuple(probe.disks()),
-        root=probe.root_source(),
-        root_mount=probe.mount_of("/") or Mount("/", "", "", ()),
-        boot_folder=folder,
-        boot_mount=mount,
-        boot_free=_free(folder) if folder else 0,
-        boot_largest=max(sizes, default=0),
-        config=config,
-        cmdline_exists=cmdline is not None and cmdline.exists(),
-        cmdline=probe.kernel_cmdline(),
-        swaps=tuple(probe.swaps()),
-        missing_commands=tuple(name for name in COMMANDS if not probe.command_exists(name)),
-        has_cryptroot=CRYPTROOT_HOOK.exists(),
-        has_dracut=DRACUT.exists(),
-        missing_tools=tuple(name for name in keys.TOOLS if not Path("/sbin", name).exists()),
-        has_state_folder=keys.STATE_FOLDER.is_dir(),
-        unit_enabled=probe.unit_enabled(UNIT),
-        has_journal=bool(folder and Journal(folder).exists()),
-        used=usage.used,
-        inodes=usage.inodes,
-        files=usage.files,
-        tryboot=probe.firmware_has_tryboot(),
-        kernel=probe.kernel_release(),
-        services=keys.active_services(),
-        kept_units=probe.kept_units(),
-    )
-
-
-def _free(folder: Path) -> int:
-    facts = os.statvfs(folder)
-    return facts.f_bavail * facts.f_frsize
-
-
-def cmdline_name(config: bytes) -> str:
-    return bootfiles.setting(bootfiles.without_block(config), "cmdline") or "cmdline.txt"
-
-
-@dataclass(frozen=True)
 class Decision:
     plan: Plan
     card: Block
@@ -143,23 +48,22 @@ class Decision:
     found_on_stick: tuple[str, ...]
 
 
-def make_plan(facts: Facts, wanted: Wanted, cipher: Cipher = luks.AES) -> Decision:
-    """The plan for these facts. Raises the error that fits; the order is from outside in."""
-    if facts.has_journal:
+def make_plan(machine: Machine, wanted: Wanted, cipher: Cipher = luks.AES) -> Decision:
+    """The plan for this machine. Raises the error that fits; the order is from outside in."""
+    if _has_journal():
         raise StateError(
             "A migration of this card is under way already.",
             data="Its state is kept; nothing was changed by this.",
             advice="'sudo crfs status' shows it, 'sudo crfs resume' goes on, "
             "'sudo crfs rollback' goes back",
         )
-    card, root = _card_and_root(facts, wanted)
-    _check_root(facts, root)
-    _check_swap(facts, card)
-    boot = _check_boot(facts, card)
-    _check_host(facts)
-    stick = _find_stick(facts, card, wanted)
-    found = _check_stick(facts, stick, wanted)
-    warnings = _warnings(facts, card, stick)
+    checks.require(machine, "Storage")
+    card, root = _card_and_root(machine, wanted)
+    checks.require(machine, "Boot chain", "Host software", "HSM")
+    boot = _boot_partition(machine, card)
+    usage = probe.usage()
+    stick = _find_stick(machine, card, wanted)
+    found = _check_stick(machine, stick, wanted, usage)
     plan = Plan(
         run_id=str(uuid.uuid4()),
         card=Card(
@@ -177,23 +81,23 @@ def make_plan(facts: Facts, wanted: Wanted, cipher: Cipher = luks.AES) -> Decisi
         uuids=Uuids(str(uuid.uuid4()), str(uuid.uuid4()), str(uuid.uuid4())),
         cipher=_fitting(cipher, root, stick),
         boot=Boot(
-            mount=str(facts.boot_folder),
-            tryboot=facts.tryboot,
-            kernel=facts.kernel,
-            cmdline_name=cmdline_name(facts.config),
+            mount=str(machine.boot_folder),
+            tryboot=probe.firmware_has_tryboot(),
+            kernel=machine.kernel,
+            cmdline_name=machine.cmdline_name,
         ),
-        used=facts.used,
-        inodes=facts.inodes,
-        files=facts.files,
+        used=usage.used,
+        inodes=usage.inodes,
+        files=usage.files,
         label=probe.printable(root.label)[:16],
-        swap_files=tuple(swap.path for swap in facts.swaps if swap.on_root),
+        swap_files=tuple(swap.path for swap in machine.swaps if swap.on_root),
         recovery_key=wanted.recovery_key,
         keep_stage=wanted.keep_stage,
         keep_shell=wanted.keep_shell,
-        services=facts.services,
-        kept_units=facts.kept_units,
+        services=keys.active_services(),
+        kept_units=probe.kept_units(),
     )
-    return Decision(plan, card, stick, tuple(warnings), found)
+    return Decision(plan, card, stick, tuple(_warnings(machine, card, stick)), found)
 
 
 def _fitting(cipher: Cipher, *devices: Block) -> Cipher:
@@ -202,21 +106,21 @@ def _fitting(cipher: Cipher, *devices: Block) -> Cipher:
     return cipher if divides else dataclasses.replace(cipher, sector=512)
 
 
-def _card_and_root(facts: Facts, wanted: Wanted) -> tuple[Block, Block]:
-    if facts.root_mount.fstype == "overlay":
+def _has_journal() -> bool:
+    try:
+        return Journal(probe.boot_mount()).exists()
+    except LayoutError:
+        return False
+
+
+def _card_and_root(machine: Machine, wanted: Wanted) -> tuple[Block, Block]:
+    found = machine.root_block()
+    if found is None:
         raise LayoutError(
-            "The root filesystem is an overlay: changes live in memory, not on the card.",
-            advice="switch the overlay off (raspi-config, Performance Options), reboot, try again",
-        )
-    owners = [
-        (disk, block) for disk in facts.disks for block in disk.walk() if _is(block, facts.root)
-    ]
-    if not owners:
-        raise LayoutError(
-            f"The device under / ({facts.root or 'unknown'}) is not among the disks.",
+            f"The device under / ({machine.root_device or 'unknown'}) is not among the disks.",
             advice="look at 'lsblk'; crfs needs / on a partition of the card",
         )
-    disk, root = owners[0]
+    disk, root = found
     if root.kind == "crypt":
         raise LayoutError(
             f"The root filesystem is encrypted already ({root.path}).",
@@ -240,133 +144,24 @@ def _card_and_root(facts: Facts, wanted: Wanted) -> tuple[Block, Block]:
             f"{disk.path} has no partition table with an identity.",
             advice="crfs needs an MBR or GPT card, as Raspberry Pi OS images have it",
         )
-    return disk, root
-
-
-def _is(block: Block, path: str) -> bool:
-    """Whether a device is the one at a path; lsblk shows mappings by their links' names."""
-    return path in (block.path, os.path.realpath(block.path))
-
-
-def _check_root(facts: Facts, root: Block) -> None:
-    if facts.root_mount.fstype != "ext4":
-        raise LayoutError(
-            f"The root filesystem is {facts.root_mount.fstype}; crfs can migrate ext4 only.",
-            advice="use an image with an ext4 root, as Raspberry Pi OS has it",
-        )
-    if "init_resize" in facts.cmdline or "resize" in bootfiles.tokens(facts.cmdline):
-        raise LayoutError(
-            "The card still waits for its first-boot resize.",
-            advice="let the Pi finish its first boot, reboot, then try again",
-        )
     if root.size <= luks.HEADER_BYTES * 4:
         raise LayoutError(
             f"{root.path} is too small ({human(root.size)}).",
             advice=f"crfs needs at least {human(luks.HEADER_BYTES * 4)} for an encrypted root",
         )
+    return disk, root
 
 
-def _check_swap(facts: Facts, card: Block) -> None:
-    """Swap in the clear would get keys and secrets, now and for as long as it is there."""
-    active = [swap.path for swap in facts.swaps if not swap.on_root]
-    idle = [part.path for part in card.children if part.fstype in ("swap", "swsuspend")]
-    if active or idle:
-        path = probe.printable([*active, *idle][0])
-        raise LayoutError(
-            f"{path} is swap outside of the root filesystem: what is in memory is written to it "
-            "in the clear, also after the migration.",
-            advice=f"'sudo swapoff {path}', remove its line from /etc/fstab, then overwrite it "
-            f"('sudo shred --iterations=1 {path}'); swap in a file on / will be encrypted with it",
-        )
-    image = bootfiles.token(facts.cmdline, "resume")
-    if image:
-        raise LayoutError(
-            f"The kernel is told to resume from an image of the memory ({image}).",
-            advice="remove 'resume=' from the kernel command line, reboot, try again",
-        )
+def _boot_partition(machine: Machine, card: Block) -> Block:
+    """The boot partition, of which the checks have found that it is on the card."""
+    source = os.path.realpath(machine.boot_mount.source)
+    return next(part for part in card.children if part.path == source)
 
 
-def _check_boot(facts: Facts, card: Block) -> Block:
-    if facts.boot_folder is None or facts.boot_mount is None:
-        raise LayoutError(
-            "No boot partition is mounted: neither /boot/firmware nor /boot is a FAT filesystem "
-            "with a config.txt.",
-            advice="mount it ('sudo mount /boot/firmware'), check /etc/fstab, then try again",
-        )
-    source = os.path.realpath(facts.boot_mount.source)
-    parts = [part for part in card.children if part.path == source]
-    if not parts:
-        raise LayoutError(
-            f"The boot partition ({source}) is not on the card {card.path}.",
-            advice="crfs needs the boot partition on the same card as /",
-        )
-    if "ro" in facts.boot_mount.options:
-        raise LayoutError(
-            f"The boot partition ({facts.boot_folder}) is mounted read-only.",
-            advice=f"'sudo mount -o remount,rw {facts.boot_folder}'; if that fails, check it: "
-            f"'sudo umount {facts.boot_folder} && sudo fsck.vfat -a {source}'",
-        )
-    needed = facts.boot_largest + INITRAMFS_ROOM
-    if facts.boot_free < needed:
-        raise LayoutError(
-            f"The boot partition has {human(facts.boot_free)} free; a second initramfs needs "
-            f"{human(needed)}.",
-            advice=f"remove what is not needed from {facts.boot_folder} (old kernels, backups)",
-        )
-    if not facts.cmdline_exists:
-        raise LayoutError(
-            f"{facts.boot_folder / cmdline_name(facts.config)} does not exist.",
-            advice="restore it: the Pi would not boot without it",
-        )
-    if bootfiles.setting(facts.config, "os_prefix"):
-        raise LayoutError(
-            "config.txt uses os_prefix, which crfs does not handle yet.",
-            advice="move the boot files out of the prefix folder and remove the line",
-        )
-    return parts[0]
-
-
-def _check_host(facts: Facts) -> None:
-    if facts.has_dracut:
-        raise HostError(
-            "This system builds its initramfs with dracut, which crfs does not handle.",
-            advice="install initramfs-tools ('sudo apt install initramfs-tools "
-            "cryptsetup-initramfs') and remove dracut",
-        )
-    if facts.missing_commands:
-        packages = " ".join(sorted({COMMANDS[name] for name in facts.missing_commands}))
-        raise HostError(
-            f"Commands are missing: {', '.join(facts.missing_commands)}.",
-            advice=f"'sudo apt install {packages}'",
-        )
-    if not facts.has_cryptroot:
-        raise HostError(
-            "The package cryptsetup-initramfs is not installed.",
-            advice="'sudo apt install cryptsetup-initramfs'",
-        )
-    if not facts.unit_enabled:
-        raise HostError(
-            f"{UNIT} is not enabled, so the work could not go on after a reboot.",
-            advice=f"'sudo systemctl enable {UNIT}'",
-        )
-    if facts.missing_tools:
-        raise HostError(
-            f"Zymbit's tools are missing: {', '.join(facts.missing_tools)}.",
-            advice="install Zymbit's host software and wait until the blue LED blinks once every "
-            "3 seconds, then try again",
-        )
-    if not facts.has_state_folder:
-        raise HostError(
-            f"{keys.STATE_FOLDER} does not exist: the HSM is not bound to this Pi.",
-            advice="install Zymbit's host software and wait until the blue LED blinks once every "
-            "3 seconds, then try again",
-        )
-
-
-def _candidates(facts: Facts, card: Block) -> list[Block]:
+def _candidates(machine: Machine, card: Block) -> list[Block]:
     return [
         disk
-        for disk in facts.disks
+        for disk in machine.disks
         if disk.kind == "disk"
         and disk.path != card.path
         and disk.size
@@ -374,8 +169,8 @@ def _candidates(facts: Facts, card: Block) -> list[Block]:
     ]
 
 
-def _find_stick(facts: Facts, card: Block, wanted: Wanted) -> Block:
-    candidates = _candidates(facts, card)
+def _find_stick(machine: Machine, card: Block, wanted: Wanted) -> Block:
+    candidates = _candidates(machine, card)
     if wanted.stick is None and len(candidates) > 1:
         listed = "; ".join(one.describe() for one in candidates)
         raise StickError(
@@ -388,7 +183,7 @@ def _find_stick(facts: Facts, card: Block, wanted: Wanted) -> Block:
             f"{path} is the card itself.",
             advice="name the USB stick: '--usb /dev/sdX' ('lsblk' shows it)",
         )
-    found = [disk for disk in facts.disks if disk.path == path]
+    found = [disk for disk in machine.disks if disk.path == path]
     if found and wanted.stick is None and found[0] not in candidates:
         raise StickError(
             f"{found[0].describe()} is no USB disk.",
@@ -397,7 +192,7 @@ def _find_stick(facts: Facts, card: Block, wanted: Wanted) -> Block:
         )
     if found:
         return found[0]
-    if any(block.path == path for disk in facts.disks for block in disk.walk()):
+    if any(block.path == path for disk in machine.disks for block in disk.walk()):
         raise StickError(
             f"{path} is a part of a disk; crfs needs the whole stick.",
             advice="name the disk itself, for example '--usb /dev/sda'",
@@ -411,7 +206,9 @@ def _find_stick(facts: Facts, card: Block, wanted: Wanted) -> Block:
     )
 
 
-def _check_stick(facts: Facts, stick: Block, wanted: Wanted) -> tuple[str, ...]:
+def _check_stick(
+    machine: Machine, stick: Block, wanted: Wanted, usage: probe.Usage
+) -> tuple[str, ...]:
     if stick.read_only:
         raise StickError(
             f"The stick is read-only ({stick.describe()}).",
@@ -419,7 +216,7 @@ def _check_stick(facts: Facts, stick: Block, wanted: Wanted) -> tuple[str, ...]:
         )
     for block in stick.walk():
         for mount in block.mounts:
-            if not mount.startswith(_DESKTOP_MOUNTS):
+            if not mount.startswith(storage.DESKTOP_MOUNTS):
                 raise StickError(
                     f"{block.path} of the stick is in use, mounted at {mount}.",
                     advice=f"'sudo umount {mount}', or take another stick",
@@ -429,8 +226,8 @@ def _check_stick(facts: Facts, stick: Block, wanted: Wanted) -> tuple[str, ...]:
                 f"{block.path} on the stick is open ({block.kind}).",
                 advice=f"close it, for example 'sudo cryptsetup close {Path(block.path).name}'",
             )
-    needed = int(facts.used * (1 + _FILESYSTEM_SHARE)) + luks.STAGE_HEADER_BYTES + 96 * 2**20
-    needed += facts.files * luks.INODE_BYTES * 5 // 4
+    needed = int(usage.used * (1 + _FILESYSTEM_SHARE)) + luks.STAGE_HEADER_BYTES + 96 * 2**20
+    needed += usage.files * luks.INODE_BYTES * 5 // 4
     if stick.size < needed:
         raise StickError(
             f"The stick is too small: {human(stick.size)}; the copy needs {human(needed)}.",
@@ -458,13 +255,11 @@ def _found(stick: Block) -> list[str]:
     return found
 
 
-def _warnings(facts: Facts, card: Block, stick: Block) -> list[str]:
+def _warnings(machine: Machine, card: Block, stick: Block) -> list[str]:
     warnings = []
     if stick.size < 2 * card.size:
         warnings.append(
             f"The stick ({human(stick.size)}) is smaller than twice the card "
             f"({human(card.size)}), which the vendor recommends. The copy fits."
         )
-    if keys.DAEMON not in facts.services:
-        warnings.append("zkifc is not active: is the HSM bound (LED once every 3 seconds)?")
-    return warnings
+    return [*warnings, *checks.warnings(machine)]

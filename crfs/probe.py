@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import pyudev
 
-from crfs import bootfiles, runner
+from crfs import bootconfig, runner
 from crfs.errors import DisagreementError, HostError, LayoutError, StickError
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Card, Stick
 
@@ -30,6 +30,8 @@ UNLOCKED = RUN / "unlocked"
 # Where the initramfs leaves the stage's filesystem below the overlay.
 STAGE_BELOW = RUN / "below"
 BOOT_MOUNTS = (Path("/boot/firmware"), Path("/boot"))
+EXTLINUX = Path("/boot/extlinux/extlinux.conf")
+BOARD_MODEL = Path("/proc/device-tree/model")
 
 _LSBLK = "NAME,PATH,TYPE,SIZE,RO,RM,FSTYPE,LABEL,UUID,PARTUUID,PTUUID,MODEL,SERIAL,TRAN,MOUNTPOINTS"
 
@@ -206,6 +208,23 @@ def boot_mount() -> Path:
     )
 
 
+def extlinux_conf() -> Path | None:
+    """The boot configuration of a board that extlinux boots; None on a Raspberry Pi."""
+    try:
+        boot_mount()
+    except LayoutError:
+        return EXTLINUX if EXTLINUX.is_file() else None
+    return None
+
+
+def board_model() -> str:
+    """What the device tree calls this board, "" where there is none (a PC)."""
+    try:
+        return printable(BOARD_MODEL.read_text(errors="replace").rstrip("\0\n"))
+    except OSError:
+        return ""
+
+
 def root_source() -> str:
     """The device under /; in phase 2 the one under the overlay."""
     mount = mount_of("/")
@@ -235,13 +254,13 @@ def running_from(plan_root: str, plan_stage: str) -> str:
     """Which root this boot runs from: stage, root, or plain. Decided by the LUKS UUIDs."""
     source = root_source()
     for name, luks, kind in (
-        (STAGE_MAPPING, plan_stage, bootfiles.STAGE),
-        (ROOT_MAPPING, plan_root, bootfiles.ROOT),
+        (STAGE_MAPPING, plan_stage, bootconfig.STAGE),
+        (ROOT_MAPPING, plan_root, bootconfig.ROOT),
     ):
         path = mapping_path(name)
         if path.exists() and os.path.realpath(path) == source and luks_of_mapping(name) == luks:
             return kind
-    return bootfiles.PLAIN
+    return bootconfig.PLAIN
 
 
 def luks_of_mapping(name: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from crfs import (
+    bootconfig,
     bootfiles,
     bootrecord,
     consent,
@@ -193,7 +194,7 @@ def _still_finished(context: Context, state: str, step: Step) -> tuple[str, ...]
 
 def _reboot(context: Context, shown: progress.Progress, log: Any, *, trial: bool) -> int:
     """Reboot; with firmware that knows it, into a trial."""
-    if context.where() == bootfiles.PLAIN:
+    if context.where() == bootconfig.PLAIN:
         close_stage()
     log.info("rebooting now; the work goes on by itself", kind="rebooting")
     shown.settle(context.record.state, "rebooting")
@@ -210,7 +211,7 @@ def _halt(migration: Migration, shown: progress.Progress, log: Any, halt: Halt) 
     context = migration.context
     # Running from another root in these states is a disagreement: nothing may be touched then.
     in_phase_1 = (
-        migration.state in (STAGING, SETTLING, TRYING_STAGE) and context.where() == bootfiles.PLAIN
+        migration.state in (STAGING, SETTLING, TRYING_STAGE) and context.where() == bootconfig.PLAIN
     )
     if in_phase_1:
         # Before anything can write to the root again: the copy is about to be out of date.
@@ -276,7 +277,7 @@ def _roll_back(context: Context, shown: progress.Progress, log: Any) -> int:
             advice="'sudo crfs resume'",
         )
     context.boot.restore()
-    if context.where() == bootfiles.STAGE:
+    if context.where() == bootconfig.STAGE:
         log.info("going back to the card; the rest follows there")
         return _reboot(context, shown, log, trial=False)
     close_stage()

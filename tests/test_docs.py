@@ -8,6 +8,7 @@ import inspect
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -38,11 +39,17 @@ def _man() -> str:
 
 
 def _parsers() -> dict[str, argparse.ArgumentParser]:
-    found = {}
-    for action in cli.build_parser()._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            found.update(action.choices)
+    found = dict(_parsers_of(cli.build_parser()))
     return {name: parser for name, parser in found.items() if name not in HIDDEN}
+
+
+def _parsers_of(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Commands with their parsers, those of commands below a command as well ("hsm info")."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, below in action.choices.items():
+                yield name, below
+                yield from ((f"{name} {more}", one) for more, one in _parsers_of(below))
 
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:

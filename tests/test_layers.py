@@ -14,12 +14,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "crfs"
 # From the bottom up. A module may import from the lines above its own; the modules of one folder
 # (`steps`, `commands`) may import each other too.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "model", "live"),
-    ("runner", "log", "fatfile", "streams"),
+    ("errors", "model", "live", "led", "boards"),
+    ("runner", "log", "fatfile", "streams", "topics"),
     ("journal",),
-    ("bootfiles", "consent"),
+    ("bootconfig", "consent"),
+    ("bootfiles", "extlinux"),
     ("probe", "bootrecord"),
-    ("keys", "luks", "blocks", "trees", "dress", "recovery", "swapfiles"),
+    ("keys", "luks", "blocks", "trees", "dress", "recovery", "swapfiles", "zymbit"),
+    ("checks",),
     ("preflight",),
     ("steps",),
     ("machine", "progress"),

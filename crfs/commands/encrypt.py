@@ -6,9 +6,10 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from crfs import consent, keys, live, luks, model, preflight, probe, progress, recovery
+from crfs import boards, consent, keys, live, luks, model, preflight, probe, progress, recovery
 from crfs.bootfiles import BootFiles
-from crfs.commands import follow
+from crfs.checks import Machine
+from crfs.commands import extlinux_plan, follow
 from crfs.commands.common import confirm, read_journal, require_root
 from crfs.errors import Declined
 from crfs.journal import Journal
@@ -21,6 +22,10 @@ def run(args: argparse.Namespace) -> int:
     if live.is_running():
         raise follow.busy()
     read_journal()  # damaged, it stops here
+    if conf := probe.extlinux_conf():
+        if args.dry_run:
+            extlinux_plan.show(conf)
+        raise extlinux_plan.refusal(conf)
     wanted = Wanted(
         disk=args.disk,
         root_number=args.root_part,
@@ -30,8 +35,7 @@ def run(args: argparse.Namespace) -> int:
         keep_stage=args.keep_stage,
         keep_shell=args.keep_shell,
     )
-    facts = preflight.gather()
-    decision = preflight.make_plan(facts, wanted)
+    decision = preflight.make_plan(Machine(), wanted)
     # Only now: where cryptsetup is missing, the plan's refusal names the package.
     cipher = dataclasses.replace(luks.choose_cipher(), sector=decision.plan.cipher.sector)
     plan = dataclasses.replace(decision.plan, cipher=cipher)
@@ -39,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(describe(decision))
         held = (
-            "held by zkifc, not asked in a dry run" if keys.DAEMON in facts.services else _ask_hsm()
+            "held by zkifc, not asked in a dry run" if keys.DAEMON in plan.services else _ask_hsm()
         )
         print(f"HSM: {held}")
         print("This was a dry run: nothing was changed.")
@@ -59,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             model.Record(plan=plan, state=STAGING, boot_id=probe.boot_id(), finished=finished)
         )
     except BaseException:
-        keys.give_back_hsm(facts.services)
+        keys.give_back_hsm(plan.services)
         boot.remove_own()
         journal.remove()
         consent.withdraw()
@@ -113,6 +117,7 @@ def describe(decision: Decision) -> str:
         "Now:",
         _indent(probe.lsblk_tree()),
         "",
+        f"Board: {boards.name(probe.board_model())}",
         f"Card:  {decision.card.describe()}",
         f"Stick: {decision.stick.describe()}",
         "",

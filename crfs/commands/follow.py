@@ -10,8 +10,7 @@ from typing import Any
 from crfs import live, runner
 from crfs.commands import common
 from crfs.errors import BusyError, CommandError, CrfsError
-from crfs.model import Halt
-from crfs.preflight import UNIT
+from crfs.model import UNIT, Halt
 
 _ENDED = ("inactive", "failed")
 

@@ -10,7 +10,7 @@ from crfs.bootfiles import BootFiles
 from crfs.commands import common, follow
 from crfs.errors import StateError
 from crfs.machine import Migration
-from crfs.preflight import UNIT
+from crfs.model import UNIT
 from crfs.steps import FINISHING, TRYING_ROOT, Context
 from crfs.worker import check_card
 

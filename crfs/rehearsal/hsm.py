@@ -29,7 +29,11 @@ TAG_BYTES = 32
 MAX_RANDOM = 1 << 16
 LINE_LIMIT = 4 << 20
 SLOW_S = 3.0
+RESTART_S = 1.0  # after its address was changed
 CHANNELS = 2
+MAX_FOREIGN_KEYS = 512
+# By the number of the curve: secp256r1, secp256k1, ed25519, x25519.
+PUBLIC_KEY_BYTES = (64, 64, 32, 32)
 SELF_DESTRUCT = 2  # bit of a perimeter or battery action; bit 0 is "notify"
 ANSWERING = ("ok", "silent", "slow", "wrong")
 
@@ -53,7 +57,8 @@ class State:
 
     `card` and `board` are what is in the Pi now; `bound_card` and `bound_board` what production
     mode is locked to. `answering` is one of ANSWERING. Battery in volts. `perimeter` has the
-    epoch second of the first event of each channel, 0 for none.
+    epoch second of the first event of each channel, 0 for none; `temperature` is in degrees
+    Celsius, `clock_ahead` by how many seconds its clock is ahead of the world's.
     """
 
     secret: str = ""
@@ -70,6 +75,9 @@ class State:
     battery_action: int = 0
     perimeter: list[int] = field(default_factory=lambda: [0] * CHANNELS)
     perimeter_actions: list[int] = field(default_factory=lambda: [0] * CHANNELS)
+    temperature: float = 41.5
+    drift: float = 0.25
+    clock_ahead: int = 0
     i2c_address: int = 0x30
     led: str = "off"
     foreign_keys: list[str] = field(default_factory=list)
@@ -82,6 +90,7 @@ class Hsm:
     def __init__(self, path: Path) -> None:
         """Take up the module whose state is in `path`; a new one is made if there is none."""
         self.path = path
+        self.back_at = 0.0  # by time.monotonic(), when it restarts
         if path.exists():
             known = {item.name for item in fields(State)}
             stored = json.loads(path.read_text())
@@ -177,9 +186,9 @@ class Hsm:
             "battery": lambda _: (0, f"{self.state.battery:.3f}".encode()),
             "battery-action": self._battery_action,
             "battery-threshold": self._battery_threshold,
-            "temperature": lambda _: (0, b"41.5"),
-            "drift": lambda _: (0, b"0.25"),
-            "time": lambda _: (0, str(int(time.time())).encode()),
+            "temperature": lambda _: (0, f"{self.state.temperature:.2f}".encode()),
+            "drift": lambda _: (0, f"{self.state.drift:.3f}".encode()),
+            "time": lambda _: (0, str(int(time.time()) + self.state.clock_ahead).encode()),
             "model": lambda _: (0, b"HSM6 (simulated)"),
             "firmware": lambda _: (0, b"01.01-sim"),
             "serial": lambda _: (0, self.state.serial.encode()),
@@ -266,10 +275,16 @@ class Hsm:
         if not (0x30 <= address <= 0x37 or 0x60 <= address <= 0x67):
             raise ValueError
         self.state.i2c_address = address
+        self.back_at = time.monotonic() + RESTART_S
         return 0, b""
 
     def _foreign_key(self, payload: bytes) -> tuple[int, bytes]:
-        self.state.foreign_keys.append(payload[1:].hex())
+        curve, key = payload[0], payload[1:]
+        if curve >= len(PUBLIC_KEY_BYTES) or len(key) != PUBLIC_KEY_BYTES[curve]:
+            raise ValueError
+        if len(self.state.foreign_keys) == MAX_FOREIGN_KEYS:
+            raise Refusal("no slot is free")
+        self.state.foreign_keys.append(key.hex())
         return 15 + len(self.state.foreign_keys), b""
 
     def _public_key(self, payload: bytes) -> tuple[int, bytes]:
@@ -288,7 +303,7 @@ class Hsm:
     def _slots(self, payload: bytes) -> tuple[int, bytes]:
         foreign = payload == b"1"
         slots = range(16, 16 + len(self.state.foreign_keys)) if foreign else range(3)
-        numbers = [512 if foreign else 640, len(slots), *slots]
+        numbers = [MAX_FOREIGN_KEYS if foreign else 640, len(slots), *slots]
         return 0, " ".join(map(str, numbers)).encode()
 
     # --- what may happen to it ----------------------------------------------------------------
@@ -388,6 +403,7 @@ class Server:
                     continue
                 if self.hsm.state.answering == "slow":
                     await asyncio.sleep(SLOW_S)
+                await asyncio.sleep(max(0.0, self.hsm.back_at - began))
                 sequence, verb, payload = request
                 code, result = self.hsm.answer(verb, payload)
                 writer.write(format_answer(sequence, code, result))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crfs import keys, luks, probe, recovery, runner
-from crfs.bootfiles import BootFiles
+from crfs.bootconfig import BootConfig
 from crfs.journal import Journal
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan, Record
 from crfs.trees import Proven
@@ -56,7 +56,7 @@ class Context:
 
     journal: Journal
     record: Record
-    boot: BootFiles
+    boot: BootConfig
     report: Callable[[float, float], None]  # bytes done, bytes of the whole step
     say: Callable[[str], None]
     saved: Callable[[Record], None] = lambda record: None  # told of each new record
@@ -99,7 +99,7 @@ class Context:
         return all(luks.key_opens(device, one) for one in keys_of_run)
 
     def where(self) -> str:
-        """Which root this boot runs from: `bootfiles.PLAIN`, `STAGE` or `ROOT`."""
+        """Which root this boot runs from: `bootconfig.PLAIN`, `STAGE` or `ROOT`."""
         return probe.running_from(self.plan.uuids.root_luks, self.plan.uuids.stage_luks)
 
     def open_stage(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from crfs import blocks, keys, luks, probe
-from crfs.bootfiles import ROOT
+from crfs.bootconfig import ROOT
 from crfs.errors import CommandError, DisagreementError, StickError
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan
 from crfs.steps.base import (

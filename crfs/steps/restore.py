@@ -7,7 +7,7 @@ again from it. The HSM has unlocked it in this boot, or phase 2 would not run.
 from __future__ import annotations
 
 from crfs import blocks, luks, probe, runner
-from crfs.bootfiles import ROOT, STAGE
+from crfs.bootconfig import ROOT, STAGE
 from crfs.errors import CommandError, DisagreementError
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan
 from crfs.steps.base import (

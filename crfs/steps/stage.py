@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from crfs import blocks, consent, dress, fatfile, keys, luks, probe, runner, swapfiles, trees
-from crfs.bootfiles import STAGE, BootFiles
+from crfs.bootconfig import STAGE, BootConfig
 from crfs.errors import CommandError, DisagreementError, HostError, LayoutError
 from crfs.model import STAGE_LABEL, STAGE_MAPPING, Plan
 from crfs.steps.base import (
@@ -50,7 +50,7 @@ def _seal_key(context: Context) -> None:
     store_key(context.boot, keys.seal(keys.random_bytes(keys.KEY_BYTES)))
 
 
-def store_key(boot: BootFiles, sealed: bytes) -> None:
+def store_key(boot: BootConfig, sealed: bytes) -> None:
     """Keep the sealed key where all three phases find it."""
     boot.own.mkdir(mode=0o700, exist_ok=True)
     fatfile.replace(boot.sealed_key, sealed)
@@ -167,12 +167,16 @@ def _copy_tree(context: Context) -> None:
 
 
 def _watched(work: Callable[[], Result], look: Callable[[], None]) -> Result:
-    """Do something that tells nothing by itself, and look twice a second how far it is."""
+    """Do something that tells nothing by itself, and look now and then how far it is.
+
+    Twice a second where that is cheap; looking takes at most a tenth of the time.
+    """
     with ThreadPoolExecutor(1) as pool:
         working = pool.submit(work)
         while not working.done():
+            began = time.monotonic()
             look()
-            time.sleep(0.5)
+            time.sleep(max(0.5, 9 * (time.monotonic() - began)))
         return working.result()
 
 

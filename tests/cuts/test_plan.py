@@ -22,8 +22,10 @@ EFFECTS = {
     2: (("restore|piece|1", 0.1), ("restore|piece|2", 0.1), ("scrub|journal|1", 0.001), *_MANY),
     3: (("grow|resize2fs 1k|1", 0.5), ("finish-boot|replace config.txt|1", 0.001), *_MANY),
 }
+COMMANDS = {1: (), 2: ("local-bottom mount 1",), 3: ("local-top mv 1",)}
 POINTS = {
-    phase: Start(Path("nowhere"), 0, phase > 1, EFFECTS[phase], 10.0 * phase) for phase in PHASES
+    phase: Start(Path("nowhere"), 0, phase > 1, EFFECTS[phase], COMMANDS[phase], 10.0 * phase)
+    for phase in PHASES
 }
 
 
@@ -35,7 +37,11 @@ def test_every_effect_is_cut_at_each_place() -> None:
             assert {(key, "before"), (key, "after")} <= cut
             assert ((key, "middle") in cut) == (seconds >= plan.SHORT)
     points = {(case.phase, case.boots[0].point) for case in cases if case.boots[0].point}
-    assert points == {(phase, point) for phase in PHASES for point in plan.POINTS}
+    assert points == {
+        *((phase, point) for phase in PHASES for point in plan.POINTS),
+        *((2, f"local-bottom mount 1 {place}") for place in ("before", "after")),
+        *((3, f"local-top mv 1 {place}") for place in ("before", "after")),
+    }
 
 
 @pytest.mark.parametrize("kind", plan.SOURCES)

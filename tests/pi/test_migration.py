@@ -36,8 +36,9 @@ BOOT_FILES = "cd /boot/firmware && find . -type f -exec sha256sum {} + | sort -k
 CRAFTED = base64.b64encode(b"""
 from pathlib import Path
 from crfs import journal, model, preflight
+from crfs.checks import Machine
 wanted = preflight.Wanted("/dev/ubda", 2, "/dev/ubdb", erase_stick=True)
-plan = preflight.make_plan(preflight.gather(), wanted).plan
+plan = preflight.make_plan(Machine(), wanted).plan
 journal.Journal(Path(plan.boot.mount)).write(model.Record(plan=plan, state="staging"))
 """).decode()
 

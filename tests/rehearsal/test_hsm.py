@@ -134,3 +134,18 @@ def test_the_process_answers_on_its_line_and_counts(module: HsmProcess) -> None:
 def test_the_process_refuses_bad_orders(module: HsmProcess) -> None:
     with pytest.raises(RehearsalError, match="answering"):
         module.set(answering="maybe")
+
+
+def test_foreign_keys_have_the_length_of_their_curve(hsm: Hsm) -> None:
+    assert hsm.answer("foreign-key", b"\0" + bytes(64)) == (16, b"")
+    assert hsm.answer("foreign-key", b"\2" + bytes(32)) == (17, b"")
+    for wrong in (b"\0" + bytes(63), b"\3" + bytes(64), b"\4" + bytes(32), b""):
+        assert hsm.answer("foreign-key", wrong)[0] == -22
+    assert hsm.answer("slots", b"1") == (0, b"512 2 16 17")
+
+
+def test_an_address_outside_its_ranges_is_refused(hsm: Hsm) -> None:
+    assert hsm.answer("i2c", b"103") == (0, b"")
+    assert hsm.back_at > 0
+    assert hsm.answer("i2c", b"80")[0] == -22
+    assert hsm.state.i2c_address == 0x67

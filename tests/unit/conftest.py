@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from crfs import fatfile
-from tests.unit.pi import FakePi, build
+from crfs import bootrecord, fatfile, live
+from tests.unit.pi import FakePi, build, card_row, record, row
 
 # Speed differs between machines; a failing example is printed, so no database is needed.
 settings.register_profile(
@@ -71,3 +74,35 @@ def any_pi(
 ) -> FakePi:
     """A healthy Pi, once with each layout of the boot partition."""
     return build(tmp_path, monkeypatch, capsys, str(request.param))
+
+
+@pytest.fixture
+def encrypted(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> FakePi:
+    """A Pi on which everything is as it should be after a migration."""
+    mapping = pi.folder / "mapper/cryptrfs"
+    mapping.parent.mkdir()
+    mapping.touch()
+    pi.rows[0] = card_row(str(pi.boot))
+    pi.rows[0]["children"][1]["children"] = [row(str(mapping), "crypt", 1, mountpoints=["/"])]
+    pi.root = str(mapping)
+    pi.mappings["cryptrfs"] = record().plan.uuids.root_luks
+    pi.unlocked = {"cryptrfs"}
+    report = {"state": "done", "card": {"root_partuuid": "cafe0001-02"}}
+    Path(live.REPORT).write_text(json.dumps(report))
+    state, at_that_time = pi.folder / "var/lib/zymbit", pi.folder / "in the initramfs"
+    (state / "key.bin.lock").write_bytes(b"sealed")
+    (pi.boot / "crfs-initramfs").write_bytes(b"image")
+    (pi.boot / "kernel8.img").write_bytes(b"kernel")
+    bootrecord.write(pi.boot)
+    shutil.copytree(state, at_that_time)
+    monkeypatch.setattr("crfs.probe.RUN", pi.folder / "run")
+    query = pi.query
+
+    def unpacks(argv: Any, **options: Any) -> str:
+        if argv[0] != "unmkinitramfs":
+            return query(argv, **options)
+        shutil.copytree(at_that_time, Path(argv[2]) / "main/var/lib/zymbit")
+        return ""
+
+    monkeypatch.setattr("crfs.runner.query", unpacks)
+    return pi

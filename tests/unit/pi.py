@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
+import platform
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,18 +13,21 @@ from typing import Any
 
 import pytest
 
-from crfs import bootrecord, cli, consent, keys, live, preflight, probe, runner, worker
+from crfs import bootrecord, cli, consent, keys, live, model, probe, runner, worker
+from crfs.checks import machine
 from crfs.errors import CommandError
 from crfs.journal import Journal
 from crfs.model import Boot, Card, Cipher, Plan, Record, Stick, Uuids
-from crfs.preflight import Facts
 from crfs.probe import Mount, Swap
 
 GB = 10**9
 BOOT_ID = "11111111-aaaa-4bbb-8ccc-222222222222"
 OTHER_BOOT_ID = "99999999-aaaa-4bbb-8ccc-222222222222"
 CMDLINE = "console=tty1 root=PARTUUID=cafe0001-02 rootfstype=ext4 rootwait quiet"
-CONFIG = b"# For more options see the documentation\r\ndtparam=audio=on\n[pi4]\narm_boost=1"
+CONFIG = (
+    b"# For more options see the documentation\r\n"
+    b"dtparam=i2c_arm=on\ndtparam=audio=on\n[pi4]\narm_boost=1"
+)
 
 UUIDS = Uuids(
     stage_luks="aaaaaaaa-0000-4000-8000-000000000001",
@@ -124,37 +128,51 @@ def stick_row(path: str = "/dev/sda", **facts: Any) -> dict[str, Any]:
     return row(path, "disk", known.pop("size", 64 * GB), **known)
 
 
-def healthy(boot: Path = Path("/boot/firmware"), **changes: Any) -> Facts:
-    """The facts of a Pi that can be migrated."""
-    rows = json.dumps({"blockdevices": [card_row(str(boot)), stick_row()]})
-    facts = Facts(
-        disks=tuple(probe.parse_lsblk(rows)),
-        root="/dev/mmcblk0p2",
-        root_mount=Mount("/", "/dev/mmcblk0p2", "ext4", ("rw", "noatime")),
-        boot_folder=boot,
-        boot_mount=Mount(str(boot), "/dev/mmcblk0p1", "vfat", ("rw", "relatime")),
-        boot_free=300 * 10**6,
-        boot_largest=12 * 10**6,
-        config=CONFIG,
-        cmdline_exists=True,
-        cmdline=CMDLINE,
-        swaps=(Swap("/var/swap", on_root=True),),
-        missing_commands=(),
-        has_cryptroot=True,
-        has_dracut=False,
-        missing_tools=(),
-        has_state_folder=True,
-        unit_enabled=True,
-        has_journal=False,
-        used=4 * GB,
-        inodes=2000000,
-        files=100000,
-        tryboot=True,
-        kernel="6.1.0-rpi",
-        services=("zkifc.service",),
-        kept_units=("ssh.service",),
-    )
-    return dataclasses.replace(facts, **changes)
+def healthy_hsm() -> dict[str, Any]:
+    """What a module in development mode tells."""
+    return {
+        "installed": True,
+        "said": "",
+        "model": "HSM6",
+        "firmware": "01.01",
+        "serial": "0001abcd",
+        "locked": False,
+        "bound": False,
+        "perimeter": [0, 0],
+        "battery": 3.0,
+        "temperature": 41.5,
+        "rtc_drift": 0.25,
+        "clock_ahead": 0,
+        "seals": "",
+    }
+
+
+# What a Raspberry Pi 4 has below /, as far as anybody looks at it.
+PI_4 = {
+    "proc/device-tree/model": b"Raspberry Pi 4 Model B Rev 1.4\0",
+    "sys/class/hwmon/hwmon0/name": b"cpu_thermal\n",
+    "sys/class/hwmon/hwmon1/name": b"rpi_volt\n",
+    "sys/class/hwmon/hwmon1/in0_lcrit_alarm": b"0\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": b"ondemand\n",
+    "dev/i2c-1": b"",
+    "bin/sh": b"\x7fELF\x02\x01\x01" + bytes(57),
+    "etc/os-release": b'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nVERSION_ID="12"\nID=debian\n',
+    "usr/share/initramfs-tools/hooks/cryptroot": b"",
+    "lib/modules/6.1.0-rpi/modules.dep": b"",
+    "lib/modules/6.12.0-other/modules.dep": b"",
+    "run/systemd/timesync/synchronized": b"",
+    "var/lib/apt/lists/deb.debian.org_debian_dists_bookworm_main_binary-arm64_Packages": b"",
+    "var/lib/zymbit/zkenv.conf": b"ZK_GPIO_WAKE_PIN=4\n",
+    "var/lib/zymbit/host_salt.bin": b"salt",
+}
+
+
+def lay_out(root: Path, tree: dict[str, bytes]) -> None:
+    """Write the files of a tree below a folder."""
+    for name, content in tree.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -178,13 +196,14 @@ class FakePi:
 
     folder: Path
     capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch
     boot: Path
     rows: list[dict[str, Any]]
     mounts: dict[str, Mount]
     root: str = "/dev/mmcblk0p2"
     active: set[str] = field(default_factory=lambda: {"zkifc.service", "multi-user.target"})
-    enabled: set[str] = field(default_factory=lambda: {"ssh.service", preflight.UNIT})
-    missing: set[str] = field(default_factory=set)
+    enabled: set[str] = field(default_factory=lambda: {"ssh.service", model.UNIT})
+    missing: set[str] = field(default_factory=lambda: {"vcgencmd"})
     superblocks: dict[tuple[str, str], str] = field(default_factory=dict)
     mappings: dict[str, str] = field(default_factory=dict)  # name: LUKS UUID
     hsm_answers: bool = True
@@ -199,6 +218,12 @@ class FakePi:
     effects: list[list[str]] = field(default_factory=list)
     locks: list[int] = field(default_factory=list)
     on_run: Callable[[list[str]], None] = lambda argv: None
+    kernel_log: str = "Booting Linux on physical CPU 0x0000000000 [0x410fd083]\n"
+    pending: int = 0  # packages that wait for an update
+    hsm: dict[str, Any] = field(default_factory=healthy_hsm)
+    gpg: str = ""  # what gpg says of the repository's key
+    throttled: str = "throttled=0x0"  # what vcgencmd says
+    installed: set[str] = field(default_factory=lambda: {"zkifc.service"})
 
     @property
     def journal(self) -> Journal:
@@ -264,14 +289,24 @@ class FakePi:
                 return json.dumps({"blockdevices": self.rows})
             case ["lsblk", *_]:
                 return "NAME MAJ:MIN RM SIZE RO TYPE MOUNTPOINTS\nmmcblk0\n"
-            case ["systemctl", "is-active", preflight.UNIT]:
+            case ["systemctl", "is-active", model.UNIT]:
                 return "failed\n" if self.failed else "inactive\n"
-            case ["systemctl", "is-system-running"]:
-                return "running\n"
             case ["systemctl", "is-active", unit]:
                 return "active\n" if unit in self.active else "inactive\n"
             case ["systemctl", "is-system-running"]:
                 return "running\n"
+            case ["systemctl", "show", _, *units]:
+                return "\n".join(map(self._show, units))
+            case ["journalctl", "--dmesg", *_]:
+                return self.kernel_log
+            case ["apt-get", "--simulate", *_]:
+                return "Inst something [1] (2 Debian:12/stable [arm64])\n" * self.pending
+            case [sys.executable, "-P", "-m", "crfs.zymbit"]:
+                return json.dumps(self.hsm)
+            case ["vcgencmd", "get_throttled"]:
+                return self.throttled + "\n"
+            case ["gpg", *_]:
+                return self.gpg
             case ["systemctl", "is-enabled", unit]:
                 return "enabled\n" if unit in self.enabled else "disabled\n"
             case ["blkid", "--probe", "--match-tag", tag, *_, path]:
@@ -301,7 +336,7 @@ class FakePi:
                     secret.unlink()
             case ["systemctl", "stop", unit]:
                 self.active.discard(unit)
-            case ["systemctl", "start", preflight.UNIT] if self.unit_works:
+            case ["systemctl", "start", model.UNIT] if self.unit_works:
                 self.failed = cli.main(["run"]) != 0
                 self._release()
             case ["systemctl", "start", unit] if unit in keys.SERVICES:
@@ -309,6 +344,15 @@ class FakePi:
             case ["cryptsetup", "close", name]:
                 self.mappings.pop(name, None)
         return b""
+
+    def _show(self, unit: str) -> str:
+        facts = {
+            "Id": unit,
+            "LoadState": "loaded" if unit in self.installed else "not-found",
+            "ActiveState": "active" if unit in self.active else "inactive",
+            "UnitFileState": "enabled" if unit in self.enabled else "disabled",
+        }
+        return "".join(f"{name}={value}\n" for name, value in facts.items())
 
     def _release(self) -> None:
         """A real worker's lock goes with its process."""
@@ -337,16 +381,14 @@ def build(
         "/": Mount("/", "/dev/mmcblk0p2", "ext4", ("rw", "noatime")),
         str(boot): Mount(str(boot), "/dev/mmcblk0p1", "vfat", ("rw",)),
     }
-    pi = FakePi(tmp_path, capsys, boot, [card_row(str(boot)), stick_row()], mounts)
+    pi = FakePi(tmp_path, capsys, monkeypatch, boot, [card_row(str(boot)), stick_row()], mounts)
+    lay_out(tmp_path, PI_4)
     tools = tmp_path / "sbin"
-    state = tmp_path / "zymbit"
+    state = tmp_path / "var/lib/zymbit"
     run = tmp_path / "run"
-    for folder in (tools, state, run):
-        folder.mkdir()
+    tools.mkdir()
     for name in keys.TOOLS:
         (tools / name).touch()
-    hook = tmp_path / "cryptroot"
-    hook.touch()
 
     def no_udev(disk: probe.Block) -> probe.Block:
         return disk
@@ -383,12 +425,9 @@ def build(
         luks_of_mapping=lambda name: pi.mappings.get(name, ""),
         _with_identity=no_udev,
     )
-    set_up(
-        preflight,
-        CRYPTROOT_HOOK=hook,
-        DRACUT=tmp_path / "dracut",
-        _free=lambda folder: pi.boot_free,
-    )
+    set_up(machine, ROOT=tmp_path)
+    set_up(machine.Machine, boot_free=property(lambda self: pi.boot_free))
+    set_up(platform, machine=lambda: "aarch64")
     # An absolute name stays what it is when a folder is put before it.
     names = tuple(str(tools / name) for name in keys.TOOLS)
     set_up(keys, TOOLS=names, STATE_FOLDER=state, _KEY_FOLDER=run / "keys")

@@ -7,15 +7,16 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crfs import consent, journal, live, preflight
+from crfs import consent, journal, live, model
 from crfs.model import Card, Stick
 from crfs.probe import Swap
-from tests.unit.pi import CARD, GB, FakePi, record, row, stick_row
+from tests.unit.pi import CARD, GB, FakePi, lay_out, record, row, stick_row
 
 ENCRYPT = ("encrypt", "--yes")
 
@@ -387,7 +388,7 @@ def test_first_boot_is_not_over(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_dracut(pi: FakePi) -> None:
-    (pi.folder / "dracut").touch()
+    lay_out(pi.folder, {"usr/bin/dracut": b""})
     pi.refuses(ENCRYPT, 14, "dracut")
 
 
@@ -399,12 +400,12 @@ def test_commands_are_missing(pi: FakePi, name: str) -> None:
 
 
 def test_hook_of_cryptsetup_is_missing(pi: FakePi) -> None:
-    (pi.folder / "cryptroot").unlink()
+    (pi.folder / "usr/share/initramfs-tools/hooks/cryptroot").unlink()
     pi.refuses(ENCRYPT, 14, "cryptsetup-initramfs")
 
 
 def test_unit_would_not_start_at_boot(pi: FakePi) -> None:
-    pi.enabled.discard(preflight.UNIT)
+    pi.enabled.discard(model.UNIT)
     result = pi.refuses(ENCRYPT, 14, "not enabled")
     assert "systemctl enable" in result.err
 
@@ -416,7 +417,7 @@ def test_vendor_tools_are_missing(pi: FakePi, name: str) -> None:
 
 
 def test_hsm_is_not_bound(pi: FakePi) -> None:
-    (pi.folder / "zymbit").rmdir()
+    shutil.rmtree(pi.folder / "var/lib/zymbit")
     pi.refuses(ENCRYPT, 14, "not bound")
 
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crfs import bootfiles, fatfile
-from crfs.bootfiles import ROOT, STAGE, BootFiles
+from crfs import bootconfig, bootfiles, fatfile
+from crfs.bootconfig import ROOT, STAGE
+from crfs.bootfiles import BootFiles
 from tests.unit.pi import CMDLINE, CONFIG, plan, snapshot
 
 TRYBOOT = b"# the user tries a kernel\nkernel=test.img\n"
@@ -116,7 +117,7 @@ def test_final_is_the_users_own(tmp_path: Path, tryboot: bool, users: bool) -> N
     for _ in range(2):
         boot.make_final()
         assert boot.config.read_bytes() == bootfiles.with_block(CONFIG, None)
-        final = bootfiles.final_cmdline(CMDLINE, keep_shell=False)
+        final = bootconfig.final_cmdline(CMDLINE, keep_shell=False)
         assert (tmp_path / "cmdline.txt").read_text() == final
         assert boot.leftovers() == [boot.own]
         found = tmp_path / "tryboot.txt"
@@ -187,7 +188,7 @@ LEADS_TO = {
 
 def default_root(boot: BootFiles) -> str | None:
     name = bootfiles.setting(boot.config.read_bytes(), "cmdline") or "cmdline.txt"
-    return bootfiles.token((boot.folder / name).read_text(), "root")
+    return bootconfig.token((boot.folder / name).read_text(), "root")
 
 
 @pytest.mark.parametrize("tryboot", [True, False])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from crfs import bootfiles
+from crfs import bootconfig, bootfiles
 from tests.unit.hostile import file_text
 from tests.unit.pi import UUIDS, plan
 
@@ -50,7 +50,7 @@ def test_block_is_taken_out_exactly(config: bytes, name: str | None) -> None:
 def test_block_is_there_once(config: bytes, first: str | None, second: str | None) -> None:
     twice = bootfiles.with_block(bootfiles.with_block(config, first), second)
     assert twice == bootfiles.with_block(config, second)
-    assert twice.count(bootfiles.BEGIN.encode()) == 1
+    assert twice.count(bootconfig.BEGIN.encode()) == 1
 
 
 @given(configs)
@@ -58,7 +58,7 @@ def test_block_overrules_what_stands_before(config: bytes) -> None:
     changed = bootfiles.with_block(b"cmdline=mine.txt\n[cm4]\n" + config, "crfs-stage.txt")
     assert bootfiles.setting(changed, "cmdline") == "crfs-stage.txt"
     assert bootfiles.setting(changed, "auto_initramfs") == "0"
-    block = changed[changed.index(bootfiles.BEGIN.encode()) :]
+    block = changed[changed.index(bootconfig.BEGIN.encode()) :]
     assert block.split(b"\n")[1] == b"[all]"
 
 
@@ -82,38 +82,38 @@ def test_comments_and_longer_names_are_no_setting() -> None:
 
 @given(file_text)
 def test_tokens_lose_nothing_but_blanks(text: str) -> None:
-    found = bootfiles.tokens(text)
+    found = bootconfig.tokens(text)
     assert "".join("".join(found).split()) == "".join(text.split())
-    assert bootfiles.tokens(" ".join(found)) == found
+    assert bootconfig.tokens(" ".join(found)) == found
 
 
 def test_quoted_blanks_stay_in_their_word() -> None:
     line = 'a dyndbg="file x +p" b="c d'
-    assert bootfiles.tokens(line) == ["a", 'dyndbg="file x +p"', 'b="c d']
+    assert bootconfig.tokens(line) == ["a", 'dyndbg="file x +p"', 'b="c d']
 
 
 @given(cmdlines, st.booleans())
 def test_final_command_line_is_the_users_own(original: str, keep_shell: bool) -> None:
-    final = bootfiles.final_cmdline(original, keep_shell=keep_shell)
-    assert bootfiles.final_cmdline(final, keep_shell=keep_shell) == final
+    final = bootconfig.final_cmdline(original, keep_shell=keep_shell)
+    assert bootconfig.final_cmdline(final, keep_shell=keep_shell) == final
     assert final.endswith("\n")
     assert final.count("\n") == 1
-    assert bootfiles.token(final, "root") == "/dev/mapper/cryptrfs"
+    assert bootconfig.token(final, "root") == "/dev/mapper/cryptrfs"
     replaced = ("root", "cryptdevice")
-    kept = [w for w in bootfiles.tokens(original) if w.partition("=")[0] not in replaced]
-    offers_shell = keep_shell or bootfiles.token(original, "panic") is not None
+    kept = [w for w in bootconfig.tokens(original) if w.partition("=")[0] not in replaced]
+    offers_shell = keep_shell or bootconfig.token(original, "panic") is not None
     shell = [] if offers_shell else ["panic=10"]
-    assert bootfiles.tokens(final) == [*kept, *shell, "root=/dev/mapper/cryptrfs"]
+    assert bootconfig.tokens(final) == [*kept, *shell, "root=/dev/mapper/cryptrfs"]
 
 
 @given(cmdlines, st.booleans(), st.booleans())
 def test_trial_command_lines(original: str, trial: bool, tryboot: bool) -> None:
     journey = plan(tryboot=tryboot)
     for build, target, device in (
-        (bootfiles.stage_cmdline, "stage", "cryptstage"),
-        (bootfiles.root_cmdline, "root", "cryptrfs"),
+        (bootconfig.stage_cmdline, "stage", "cryptstage"),
+        (bootconfig.root_cmdline, "root", "cryptrfs"),
     ):
-        found = bootfiles.tokens(build(original, journey, trial=trial))
+        found = bootconfig.tokens(build(original, journey, trial=trial))
         roots = [one for one in found if one.partition("=")[0] == "root"]
         assert roots == [f"root=/dev/mapper/{device}"]
         assert f"crfs.boot={target}" in found
@@ -122,13 +122,13 @@ def test_trial_command_lines(original: str, trial: bool, tryboot: bool) -> None:
         assert ("crfs.trial=1" in found) == trial
         assert ("crfs.oneshot=1" in found) == (trial and not tryboot)
         assert not {"quiet", "splash"} & set(found)
-        for word in bootfiles.tokens(original):
+        for word in bootconfig.tokens(original):
             if word in ("rootwait", "roots=keep", 'quoted="a root=b c"', "console=serial0,115200"):
                 assert word in found
 
 
 def test_stage_runs_the_small_system_with_network_and_ssh() -> None:
-    line = bootfiles.stage_cmdline("quiet", plan(), trial=True)
+    line = bootconfig.stage_cmdline("quiet", plan(), trial=True)
     assert "systemd.unit=crfs-stage.target" in line
     assert "systemd.wants=ssh.service" in line
     assert f"source=UUID={UUIDS.stage_luks}" in line

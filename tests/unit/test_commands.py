@@ -15,10 +15,9 @@ from crfs import __version__, bootrecord, live, worker
 from crfs.commands import follow
 from crfs.commands.follow import _Line
 from crfs.live import render
-from crfs.model import Halt, StepRecord
-from crfs.preflight import UNIT
+from crfs.model import UNIT, Halt, StepRecord
 from crfs.steps import BY_STATE
-from tests.unit.pi import FakePi, card_row, record, row
+from tests.unit.pi import FakePi, record
 
 LIVE = {
     "state": "staging",
@@ -170,38 +169,6 @@ def test_resume_while_it_works_only_follows(pi: FakePi) -> None:
 # --- verify
 
 
-@pytest.fixture
-def encrypted(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> FakePi:
-    """A Pi on which everything is as it should be after a migration."""
-    mapping = pi.folder / "mapper/cryptrfs"
-    mapping.parent.mkdir()
-    mapping.touch()
-    pi.rows[0] = card_row(str(pi.boot))
-    pi.rows[0]["children"][1]["children"] = [row(str(mapping), "crypt", 1, mountpoints=["/"])]
-    pi.root = str(mapping)
-    pi.mappings["cryptrfs"] = record().plan.uuids.root_luks
-    pi.unlocked = {"cryptrfs"}
-    report = {"state": "done", "card": {"root_partuuid": "cafe0001-02"}}
-    Path(live.REPORT).write_text(json.dumps(report))
-    (pi.boot / "crfs-initramfs").write_bytes(b"image")
-    (pi.boot / "kernel8.img").write_bytes(b"kernel")
-    bootrecord.write(pi.boot)
-    (pi.folder / "zymbit/key.bin.lock").write_bytes(b"sealed")
-    monkeypatch.setattr("crfs.probe.RUN", pi.folder / "run")
-    query = pi.query
-
-    def unpacks(argv: Any, **options: Any) -> str:
-        if argv[0] != "unmkinitramfs":
-            return query(argv, **options)
-        inside = Path(argv[2]) / "main/var/lib/zymbit"
-        inside.mkdir(parents=True)
-        (inside / "key.bin.lock").write_bytes(b"sealed")
-        return ""
-
-    monkeypatch.setattr("crfs.runner.query", unpacks)
-    return pi
-
-
 def failing(pi: FakePi) -> set[str]:
     rows = json.loads(pi.crfs("verify", "--json").out)
     return {one["id"] for one in rows if not one["ok"]}
@@ -241,8 +208,8 @@ def test_verify_of_a_plain_pi(pi: FakePi) -> None:
         (lambda pi: pi.rows[1].update(label="crfs-stage"), "nothing-left"),
         (lambda pi: (pi.folder / "mapper/cryptstage").touch(), "nothing-left"),
         (lambda pi: (pi.boot / "crfs-initramfs").unlink(), "initramfs boot-files"),
-        (lambda pi: (pi.folder / "zymbit/key.bin.lock").write_bytes(b"new"), "initramfs"),
-        (lambda pi: (pi.folder / "zymbit/more").touch(), "initramfs"),
+        (lambda pi: (pi.folder / "var/lib/zymbit/key.bin.lock").write_bytes(b"new"), "initramfs"),
+        (lambda pi: (pi.folder / "var/lib/zymbit/more").touch(), "initramfs"),
         (lambda pi: bootrecord.FILE.unlink(), "boot-files"),
         (lambda pi: (pi.boot / "cmdline.txt").write_text("init=/bin/sh"), "boot-files"),
         (lambda pi: (pi.boot / "config.txt").write_text("cmdline=other.txt"), "boot-files"),

@@ -36,6 +36,9 @@ def test_codes_are_stable() -> None:
         "VerifyError": 21,
         "RehearsalError": 22,
         "Declined": 23,
+        "DoctorUnsure": 30,
+        "DoctorWarning": 31,
+        "DoctorFailure": 32,
     }
 
 

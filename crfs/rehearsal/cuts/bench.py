@@ -52,9 +52,10 @@ class Bench:
         return result, time.monotonic() - began
 
     def run_all(self, cases: Sequence[Case], jobs: int) -> None:
-        """All that have no result yet."""
+        """All that have no result yet, the kinds mixed as their ids are."""
         done = {row["case"]["id"] for row in report.read(self.out) if row["code"] == self.code}
         waiting = [case for case in cases if case.id not in done]
+        waiting.sort(key=lambda case: case.id.rpartition("-")[2])
         print(f"{len(cases)} cases, {len(waiting)} of them to be run", flush=True)
         for tryboot in {case.tryboot for case in waiting}:
             self.starts(tryboot=tryboot)

@@ -62,7 +62,8 @@ class Case:
     """One trial of crfs: where it starts, and what happens in its first boots.
 
     `cure` names what the user does when crfs has stopped and asks for it: "hsm" (the module
-    answers again), "stick" (plugged in again).
+    answers again), "stick" (plugged in again). `cause` is a regular expression: where crfs stops
+    at all, a message of it has to match, because it names what is wrong.
     """
 
     id: str
@@ -72,11 +73,14 @@ class Case:
     boots: tuple[Disturbance, ...]
     seed: int = 0
     cure: str = ""
+    cause: str = ""
 
     @property
     def step(self) -> str:
         """The step that is hit first, as far as it is known before."""
-        return self.boots[0].key.partition("|")[0] or f"phase-{self.phase}"
+        first = self.boots[0]
+        script = first.point.partition(" ")[0] if " " in first.point else ""
+        return first.key.partition("|")[0] or script or f"phase-{self.phase}"
 
     def dump(self) -> dict[str, Any]:
         """As JSON keeps it; what is ordinary is left out."""

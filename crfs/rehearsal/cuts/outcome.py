@@ -6,6 +6,7 @@ The user powers on and waits; where crfs has stopped, he does what its message s
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -86,6 +87,7 @@ class Life:
         try:
             self._live()
             self._judge()
+            self._require_cause()
         except _Ended as ended:
             result.outcome, result.detail = ended.outcome, ended.detail
         result.acknowledged = self.world.acknowledged
@@ -180,6 +182,7 @@ class Life:
                 world.stick = other
         world.cache = trouble.cache
         world.errors = trouble.errors
+        world.unplugged = trouble.act == "unplug"
         if trouble.hsm:
             order = dict(trouble.hsm)
             world.hsm.order(order.pop("do", "set"), **order)
@@ -201,7 +204,7 @@ class Life:
         if self._sick:
             self._heal_hsm()
             return False  # it was taken out and put in again
-        if self.case.cure == "stick" and world.stick != self._own_stick:
+        if self.case.cure == "stick" and (world.stick != self._own_stick or world.unplugged):
             return False  # plugged in again at the next power-on
         world.order("crfs resume")
         return True
@@ -251,6 +254,12 @@ class Life:
             self._require_no_leftovers()
         outcome = COMPLETED if encrypted else ROLLED_BACK
         self.result.outcome = ADVICE if self.result.halts and encrypted else outcome
+
+    def _require_cause(self) -> None:
+        """A message that speaks of something else sends its reader the wrong way."""
+        said = " ".join(f"{halt['what']} {halt['advice']}" for halt in self.result.halts)
+        if said and not re.search(self.case.cause, said):
+            raise _Ended(NEEDS_HUMAN, f"no message names the cause ({self.case.cause}): {said}")
 
     def _require_no_leftovers(self) -> None:
         fat = firmware.BootPartition(self.world.card)

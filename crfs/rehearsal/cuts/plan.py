@@ -20,15 +20,20 @@ from crfs.rehearsal.layout import SECTOR
 SHORT = 0.02
 POINTS = ("kernel", "initramfs", "local-top", "unlocked", "mounted", "local-bottom")
 
+# What a message has to say of the cause.
+STICK = "stick|/dev/[a-z]+"
+FAILING = "failing|failed|error|read back|differs"
+FULL = "full|space|room"
+
 Points = dict[int, Start]
 Source = Callable[[random.Random, Points, bool], Iterator[Case]]
 
 
 def _case(
-    kind: str, phase: int, tryboot: bool, *boots: Disturbance, cure: str = "", seed: int = 0
+    kind: str, phase: int, tryboot: bool, *boots: Disturbance, cure: str = "", cause: str = ""
 ) -> Case:
     """A case whose id follows from what it is."""
-    case = Case("", kind, phase, tryboot, boots, seed, cure)
+    case = Case("", kind, phase, tryboot, boots, 0, cure, cause)
     text = json.dumps(case.dump(), sort_keys=True)
     short = hashlib.sha256(text.encode()).hexdigest()[:8]
     return dataclasses.replace(case, id=f"{kind}-{short}")
@@ -45,11 +50,12 @@ def cuts_of(effects: tuple[tuple[str, float], ...]) -> Iterator[Disturbance]:
 
 
 def effect(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
-    """Each effect of each phase, and each point of its boot."""
+    """Each effect of each phase, each point of its boot, each command of crfs in the initramfs."""
     for phase, start in points.items():
         for one in cuts_of(start.effects):
             yield _case("effect", phase, tryboot, one)
-        for point in POINTS:
+        commands = [f"{one} {place}" for one in start.points for place in ("before", "after")]
+        for point in (*POINTS, *commands):
             yield _case("effect", phase, tryboot, Disturbance(point=point))
 
 
@@ -104,17 +110,20 @@ def io(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
             "sector": rng.randrange(8, last, 8),
             "once": bool(number % 2),
         }
-        yield _case("io", phase, tryboot, Disturbance(errors={disk: [rule]}))
+        yield _case("io", phase, tryboot, Disturbance(errors={disk: [rule]}), cause=FAILING)
 
 
 def stick(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
-    """Another stick, two of them, none, or other names, from the boot after a cut on."""
+    """Pulled at work; another stick, two, none, or other names, from the boot after a cut on."""
     for phase in PHASES:
         for what in ("absent", "other", "two", "swapped"):
             for at_once in (True, False):
                 after = Disturbance(swapped=True) if what == "swapped" else Disturbance(stick=what)
                 cut = [] if at_once else [_any_effect(rng, points[phase])]
-                yield _case("stick", phase, tryboot, *cut, after, after, cure="stick")
+                yield _case("stick", phase, tryboot, *cut, after, after, cure="stick", cause=STICK)
+        for _ in range(6):
+            pulled = dataclasses.replace(_any_effect(rng, points[phase]), act="unplug")
+            yield _case("stick", phase, tryboot, pulled, cure="stick", cause=f"{STICK}|{FAILING}")
 
 
 def hsm(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
@@ -130,7 +139,7 @@ def hsm(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
             for at_once in (True, False):
                 cut = [] if at_once else [_any_effect(rng, points[phase])]
                 trouble = Disturbance(hsm=order)
-                yield _case("hsm", phase, tryboot, *cut, trouble, cure="hsm")
+                yield _case("hsm", phase, tryboot, *cut, trouble, cure="hsm", cause="HSM")
 
 
 def machine(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]:
@@ -145,7 +154,7 @@ def machine(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]
             cut = _any_effect(rng, start)
             yield _case("machine", phase, tryboot, cut, Disturbance(clock=clock))
         for folder in ("/boot/firmware", "/var/tmp", "/run"):  # noqa: S108 - on the card
-            yield _case("machine", phase, tryboot, Disturbance(fill=folder))
+            yield _case("machine", phase, tryboot, Disturbance(fill=folder), cause=FULL)
         for command in (
             *("crfs encrypt --yes", "crfs status", "crfs verify", "crfs resume"),
             *("reboot ", "reboot 0 tryboot", "poweroff "),

@@ -28,13 +28,15 @@ _KEPT = ("card.img", "stick.img", "hsm.json")
 class Start:
     """One starting point.
 
-    `effects` are those of the undisturbed phase, with their seconds; `seconds` is the whole boot's.
+    `effects` are those of the undisturbed phase, with their seconds, `points` the commands of the
+    initramfs scripts in its boot; `seconds` is the whole boot's.
     """
 
     folder: Path
     acknowledged: int
     trial: bool
     effects: tuple[tuple[str, float], ...]
+    points: tuple[str, ...]
     seconds: float
 
     def copy_to(self, folder: Path) -> None:
@@ -77,6 +79,7 @@ def prepare(cache: Path, scratch: Path, *, tryboot: bool) -> Starts:
             facts[str(phase)]["acknowledged"],
             facts[str(phase)]["trial"],
             tuple((key, seconds) for key, seconds in facts[str(phase)]["effects"]),
+            tuple(facts[str(phase)]["points"]),
             facts[str(phase)]["seconds"],
         )
         for phase in PHASES
@@ -111,7 +114,11 @@ def _journey(folder: Path, cache: Path, scratch: Path, *, tryboot: bool) -> None
             _expect(world, REBOOT if phase != PHASES[-1] else IDLE)
             if world.is_on:
                 world.shut_down()
-            facts[phase] |= {"effects": world.boot.effects, "seconds": world.boot.seconds}
+            facts[phase] |= {
+                "effects": world.boot.effects,
+                "points": world.boot.points,
+                "seconds": world.boot.seconds,
+            }
         if world.has_journal():
             raise RehearsalError(f"The clean journey did not end; see {world.console_log}.")
         shutil.rmtree(world.folder)

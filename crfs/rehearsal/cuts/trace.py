@@ -29,6 +29,7 @@ from crfs.rehearsal.layout import MIB
 from crfs.steps import base, finish
 
 LINE = "/dev/ttyS3"
+STICK = "vdb"  # of the storage daemon
 BETWEEN = "between"  # the step's name in a key, where none is at work
 PLACES = ("before", "middle", "after")
 # Commands of which the second word says what they do; of the others it is the last.
@@ -40,8 +41,8 @@ class Fault:
     """What is to happen at one effect. `key` empty: nothing.
 
     `act` is "cut" (power), "kill" or "term" (the worker and its children get that signal), "fail"
-    (the effect fails as if the device did). `delay` is in seconds from the effect's beginning,
-    for the place "middle".
+    (the effect fails as if the device did), "unplug" (the stick is pulled). `delay` is in seconds
+    from the effect's beginning, for the place "middle".
     """
 
     key: str = ""
@@ -98,6 +99,9 @@ class Tracer:
         if self.fault.act == "cut":
             self.tell("CUT")
             _wait()
+        if self.fault.act == "unplug":
+            unplug(STICK)
+            return
         code = signal.SIGKILL if self.fault.act == "kill" else signal.SIGTERM
         # The whole control group gets it, as from systemd.
         for child in descendants(os.getpid()):
@@ -105,6 +109,12 @@ class Tracer:
                 os.kill(child, code)
         os.kill(os.getpid(), code)
         _wait()
+
+
+def unplug(disk: str) -> None:
+    """Take a virtio disk away from the kernel, whatever uses it."""
+    device = Path(f"/sys/block/{disk}/device").resolve()
+    (device / "driver/unbind").write_text(device.name)
 
 
 def _wait() -> NoReturn:

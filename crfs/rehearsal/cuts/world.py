@@ -57,8 +57,9 @@ class Dark(RehearsalError):
 class Boot:
     """One boot: what the firmware chose, and what came of it.
 
-    `effects` has each effect's key and its seconds; `worker` the exit codes of `crfs run`, `user`
-    those of what the user typed. `files` and `records` are what a judging boot has listed.
+    `effects` has each effect's key and its seconds, `points` the commands of the initramfs
+    scripts; `worker` the exit codes of `crfs run`, `user` those of what the user typed. `files` and
+    `records` are what a judging boot has listed.
     """
 
     config: str
@@ -72,6 +73,7 @@ class Boot:
     typed: int = 0  # commands of the user
     rebooting: bool = False
     effects: list[tuple[str, float]] = field(default_factory=list)
+    points: list[str] = field(default_factory=list)
     worker: list[int] = field(default_factory=list)
     user: list[int] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
@@ -104,6 +106,7 @@ class World:
         self._process: subprocess.Popen[bytes] | None = None
         # Which disks fail, and what becomes of what was not flushed when the power goes.
         self.errors: dict[str, list[dict[str, Any]]] = {}
+        self.unplugged = False  # the stick can be pulled, and is
         self.cache = ""
         self.chance = random.Random(0)  # noqa: S311 - to be the same again is wanted
         self._storage: Storage | None = None
@@ -219,7 +222,7 @@ class World:
         disks = [one for one in (self.card, self.stick, self.second_stick) if one]
         if self.swapped:
             disks.reverse()
-        if not self.errors and not self.cache:
+        if not self.errors and not self.cache and not self.unplugged:
             return [f"ubd{chr(ord('a') + number)}={disk}" for number, disk in enumerate(disks)]
         watched = []
         for disk in disks:
@@ -326,6 +329,8 @@ class World:
             case "EFFECT":
                 seconds, _, key = rest.partition(" ")
                 boot.effects.append((key, float(seconds)))
+            case "POINT":
+                boot.points.append(rest)
             case "END":
                 boot.ended, _, boot.argument = rest.partition(" ")
             case "UP":

@@ -24,7 +24,7 @@ for file in kernel8.img kernel_2712.img initramfs8 initramfs_2712; do
     cp "$UML_WORK/base-fat/$file" "$fat/$file"
 done
 for file in etc/initramfs-tools/modules etc/modules-load.d/bench.conf \
-    etc/initramfs/post-update.d/z50-raspi-firmware; do
+    etc/tmpfiles.d/i2c.conf etc/initramfs/post-update.d/z50-raspi-firmware; do
     mkdir -p "$own/${file%/*}"
     cp -a "$base/$file" "$own/$file"
 done

@@ -63,6 +63,8 @@ install -d -m 755 "$card/var/lib/zymbit"
 printf 'ZK_GPIO_WAKE_PIN=4\n' >"$card/var/lib/zymbit/zkenv.conf"
 head -c 32 /dev/urandom >"$card/var/lib/zymbit/host_salt.bin"
 head -c 96 /dev/urandom >"$card/var/lib/zymbit/zk_device_state.bin"
+# The bus that a module would be on: its node only, as nothing but zkifc would talk through it.
+echo 'c /dev/i2c-1 0660 root root - 89:1' >"$card/etc/tmpfiles.d/i2c.conf"
 install -m 755 "$BUILT/recorder" "$card/usr/bin/recorder"
 install -d -m 755 "$card/var/lib/recorder"
 install -m 755 "$GUEST/boot-report" "$card/usr/lib/boot-report"

@@ -1,0 +1,55 @@
+"""All that `crfs doctor` looks at, each check declared once, in groups; nothing is changed.
+
+`crfs encrypt` uses the same checks: those with `stops` refuse, the others warn.
+"""
+
+from __future__ import annotations
+
+from crfs.checks import boot, encryption, host, hsm, i2c, power, storage
+from crfs.checks.base import Check, Finding, Verdict
+from crfs.checks.machine import Machine
+
+GROUPS: dict[str, tuple[Check, ...]] = {
+    "Power": power.CHECKS,
+    "I2C": i2c.CHECKS,
+    "HSM": hsm.CHECKS,
+    "Host software": host.CHECKS,
+    "Boot chain": boot.CHECKS,
+    "Storage": storage.CHECKS,
+    "Encryption": encryption.CHECKS,
+}
+ALL = tuple(check for checks in GROUPS.values() for check in checks)
+
+
+def require(machine: Machine, *groups: str) -> None:
+    """Raise the error of the first check of these groups that stops a migration."""
+    for group in groups:
+        for check in GROUPS[group]:
+            if check.stops is None:
+                continue
+            # Not `ask`: an error in looking stops a migration as well, in its own words.
+            finding = check.look(machine)
+            if finding.verdict in (Verdict.FAILURE, Verdict.CANNOT_TELL):
+                raise check.stops(sentence(finding.said), advice=finding.advice)
+
+
+def warnings(machine: Machine) -> list[str]:
+    """What does not stop a migration but should be known before it."""
+    found = []
+    for check in ALL:
+        if check.stops is None:
+            finding = check.ask(machine)
+            if finding.verdict in (Verdict.WARNING, Verdict.FAILURE):
+                found.append(f"{sentence(finding.said)} Next: {finding.advice}")
+    return found
+
+
+def sentence(text: str) -> str:
+    """A finding's words as a sentence; commands and paths at its beginning stay as they are."""
+    first = text if text.startswith(("zkifc", "crfs", "cfg_")) else text[:1].upper() + text[1:]
+    return first if first.endswith(".") else f"{first}."
+
+
+__all__ = [
+    "ALL", "GROUPS", "Check", "Finding", "Machine", "Verdict", "require", "sentence", "warnings",
+]  # fmt: skip

@@ -1,0 +1,182 @@
+"""What the checks look at. Each fact is read when it is first asked for, and kept.
+
+Files are read below `root`, so that the trees of real boards can be looked at in tests.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crfs import bootfiles, keys, probe, runner
+from crfs.errors import CommandError, LayoutError
+from crfs.model import UNIT
+from crfs.probe import Block, Mount, Swap
+
+ROOT = Path("/")
+UPGRADES = "unattended-upgrades.service"
+# More than any of the files looked at has on a sane system.
+_MOST_BYTES = 1 << 20
+# Its questions take a second; a module that does not answer is given up by its library after 5 s.
+_HSM_TIMEOUT_S = 15
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A systemd unit in systemd's own words, "" where it knows none."""
+
+    loaded: str
+    active: str
+    enabled: str
+
+
+class Machine:
+    """The machine that crfs runs on, or the part of one that a test has laid out below `root`."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or ROOT
+
+    # --- files ------------------------------------------------------------------------------------
+
+    def path(self, name: str) -> Path:
+        return self.root / name.lstrip("/")
+
+    def read(self, name: str) -> str | None:
+        """A text without what the kernel ends it with; None if the file is not there."""
+        try:
+            with self.path(name).open("rb") as file:
+                return file.read(_MOST_BYTES).decode(errors="replace").rstrip("\0\n ")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def number(self, name: str, base: int = 10) -> int | None:
+        """A file that holds one number; None if it is not there. Raises ValueError."""
+        text = self.read(name)
+        return None if text is None else int(text, base)
+
+    # --- board and kernel -------------------------------------------------------------------------
+
+    @functools.cached_property
+    def model(self) -> str:
+        """The board in the words of its device tree, "" where it has none."""
+        return probe.printable(self.read("/proc/device-tree/model") or "")
+
+    @functools.cached_property
+    def kernel(self) -> str:
+        return probe.kernel_release()
+
+    @functools.cached_property
+    def kernel_is_64_bit(self) -> bool:
+        return platform.machine() in ("aarch64", "x86_64")
+
+    @functools.cached_property
+    def cmdline(self) -> str:
+        return probe.kernel_cmdline()
+
+    @functools.cached_property
+    def kernel_log(self) -> str:
+        """What the kernel said in this boot; "" where it cannot be read."""
+        argv = ["journalctl", "--dmesg", "--quiet", "--no-pager", "--output=cat"]
+        return runner.query(argv, timeout=10, ok=(0, 1))
+
+    @functools.cached_property
+    def now(self) -> float:
+        return time.time()
+
+    # --- boot partition ---------------------------------------------------------------------------
+
+    @functools.cached_property
+    def boot_folder(self) -> Path:
+        """The mount point of the boot partition. Raises LayoutError if none is mounted."""
+        return probe.boot_mount()
+
+    @functools.cached_property
+    def boot_mount(self) -> Mount:
+        """How the boot partition is mounted. Raises LayoutError if it is not."""
+        mount = probe.mount_of(str(self.boot_folder))
+        if mount is None:
+            raise LayoutError("The boot partition was unmounted a moment ago.", advice="try again")
+        return mount
+
+    @functools.cached_property
+    def config(self) -> bytes:
+        """config.txt without crfs's block. Raises LayoutError if it is not mounted."""
+        with (self.boot_folder / "config.txt").open("rb") as file:
+            return bootfiles.without_block(file.read(_MOST_BYTES))
+
+    @property
+    def cmdline_name(self) -> str:
+        """The file with the kernel's command line, beside config.txt."""
+        return bootfiles.setting(self.config, "cmdline") or "cmdline.txt"
+
+    @functools.cached_property
+    def boot_free(self) -> int:
+        """Bytes that are free on the boot partition."""
+        facts = os.statvfs(self.boot_folder)
+        return facts.f_bavail * facts.f_frsize
+
+    # --- disks ------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def disks(self) -> tuple[Block, ...]:
+        return tuple(probe.disks())
+
+    @functools.cached_property
+    def root_device(self) -> str:
+        return probe.root_source()
+
+    @functools.cached_property
+    def root_mount(self) -> Mount:
+        return probe.mount_of("/") or Mount("/", "", "", ())
+
+    @functools.cached_property
+    def swaps(self) -> tuple[Swap, ...]:
+        return tuple(probe.swaps())
+
+    def root_block(self) -> tuple[Block, Block] | None:
+        """The disk that / is on, and the part of it that / is."""
+        for disk in self.disks:
+            for block in disk.walk():
+                # lsblk shows mappings by their links' names.
+                if self.root_device in (block.path, os.path.realpath(block.path)):
+                    return disk, block
+        return None
+
+    # --- services and HSM -------------------------------------------------------------------------
+
+    @functools.cached_property
+    def units(self) -> dict[str, Unit]:
+        """The services that checks ask for, all in one question."""
+        names = (*keys.SERVICES, UNIT, UPGRADES)
+        properties = "Id,LoadState,ActiveState,UnitFileState"
+        text = runner.query(["systemctl", "show", f"--property={properties}", *names], timeout=10)
+        found = {}
+        for block in text.strip().split("\n\n"):
+            facts = dict(re.findall(r"(?m)^(\w+)=(.*)$", block))
+            found[facts.get("Id", "")] = Unit(
+                facts.get("LoadState", ""),
+                facts.get("ActiveState", ""),
+                facts.get("UnitFileState", ""),
+            )
+        return {name: found.get(name, Unit("", "", "")) for name in names}
+
+    @functools.cached_property
+    def hsm(self) -> dict[str, Any]:
+        """What the HSM tells through Zymbit's client; see zymbit.report.
+
+        It is asked by a process of its own: the client is foreign code that may hang or crash.
+        """
+        argv = [sys.executable, "-P", "-m", "crfs.zymbit"]
+        try:
+            told = json.loads(runner.query(argv, timeout=_HSM_TIMEOUT_S))
+        except (CommandError, ValueError) as problem:
+            return {"installed": True, "said": str(problem).split("\n", 1)[0]}
+        return told if isinstance(told, dict) else {"installed": True, "said": "nothing"}
