@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar, cast
 from crfs import bootfiles, keys, probe, runner
 from crfs.errors import CommandError, LayoutError
 from crfs.model import UNIT
-from crfs.probe import Block, Mount
+from crfs.probe import Block, Mount, Swap
 
 ROOT = Path("/")
 UPGRADES = "unattended-upgrades.service"
@@ -164,6 +164,10 @@ class Machine:
     @fact
     def root_mount(self) -> Mount:
         return probe.mount_of("/") or Mount("/", "", "", ())
+
+    @fact
+    def swaps(self) -> tuple[Swap, ...]:
+        return tuple(probe.swaps())
 
     def root_block(self) -> tuple[Block, Block] | None:
         """The disk that / is on, and the part of it that / is."""

@@ -141,6 +141,7 @@ def describe(decision: Decision) -> str:
         "",
         "What will happen (two automatic reboots):",
         *(f"  {number:2}. {step.title}" for number, step in enumerate(ALL, 1)),
+        *(["  But the stick keeps its keys (--keep-stage)."] if plan.keep_stage else []),
         "",
         "What will be erased:",
         f"  the stick, {decision.stick.describe()}"
