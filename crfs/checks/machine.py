@@ -112,8 +112,7 @@ class Machine:
     @fact
     def kernel_log(self) -> str:
         """What the kernel said in this boot; "" where it cannot be read."""
-        argv = ["journalctl", "--dmesg", "--quiet", "--no-pager", "--output=cat"]
-        return runner.query(argv, timeout=10, ok=(0, 1))
+        return probe.kernel_log()
 
     @fact
     def now(self) -> float:
