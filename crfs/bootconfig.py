@@ -23,6 +23,7 @@ KEYSCRIPT = "/lib/cryptsetup/scripts/zk_get_key"
 STAGE = "stage"
 ROOT = "root"
 PLAIN = "plain"
+_REBOOT = "panic=10"  # seconds
 
 # What the user's command line says about these is replaced by ours.
 _ROOT_OPTIONS = (
@@ -69,11 +70,17 @@ def root_cmdline(original: str, plan: Plan, *, trial: bool) -> str:
     return _cmdline(original, plan, ROOT, ours, trial)
 
 
-def final_cmdline(original: str) -> str:
-    """The user's own command line, with the encrypted root."""
+def final_cmdline(original: str, *, keep_shell: bool) -> str:
+    """The user's own command line, with the encrypted root.
+
+    An initramfs that fails gives whoever stands there a shell, unless `panic=` has it reboot
+    (initramfs-tools(7)). What the user says about that stays as it is.
+    """
     words = [
         word for word in tokens(original) if word.partition("=")[0] not in ("root", "cryptdevice")
     ]
+    if not keep_shell and token(original, "panic") is None:
+        words.append(_REBOOT)
     return " ".join([*words, f"root=/dev/mapper/{ROOT_MAPPING}"]) + "\n"
 
 
@@ -89,7 +96,7 @@ def _cmdline(original: str, plan: Plan, target: str, ours: list[str], trial: boo
         f"crfs.boot={target}",
         f"crfs.bootfs={plan.card.boot_partuuid}",
         # Every way in which a migration boot can fail ends in a reboot to the default.
-        "panic=10",
+        _REBOOT,
     ]
     if trial:
         words.append("crfs.trial=1")

@@ -83,7 +83,8 @@ class BootFiles(BootConfig):
 
     def make_final(self) -> None:
         # config.txt names a file of ours until the user's own is ready.
-        fatfile.replace(self._cmdline, encode(final_cmdline(self._read_cmdline())))
+        text = final_cmdline(self._read_cmdline(), keep_shell=self.plan.keep_shell)
+        fatfile.replace(self._cmdline, encode(text))
         fatfile.replace(self.config, with_block(self.config.read_bytes(), None))
         self._restore_tryboot()
         self._remove_extras()

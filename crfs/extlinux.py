@@ -63,7 +63,7 @@ class Config:
         found = [entry for entry in self.entries if entry.name == self.default != ""]
         if not found or not found[-1].value("LINUX", "KERNEL") or not found[-1].value("APPEND"):
             raise LayoutError(
-                f"extlinux.conf has no complete entry '{self.default[:40]}' to boot by default.",
+                f"extlinux.conf has no complete entry {self.default[:40]!r} to boot by default.",
                 advice="have its DEFAULT line name an entry with LINUX and APPEND",
             )
         return found[-1]
@@ -137,9 +137,11 @@ def original_cmdline(text: str) -> str:
     return read(without_entry(text)).chosen.value("APPEND")
 
 
-def final(text: str) -> str:
+def final(text: str, *, keep_shell: bool = False) -> str:
     """The lasting file: the user's, with an entry for the encrypted root. Raises LayoutError."""
-    return with_entry(text, ROOT_MAPPING, final_cmdline(original_cmdline(text)))
+    return with_entry(
+        text, ROOT_MAPPING, final_cmdline(original_cmdline(text), keep_shell=keep_shell)
+    )
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class Extlinux(BootConfig):
         return read(self._text()).default == _label(target, False)
 
     def make_final(self) -> None:
-        fatfile.replace(self.config, encode(final(self._text())))
+        fatfile.replace(self.config, encode(final(self._text(), keep_shell=self.plan.keep_shell)))
 
     def disarm(self) -> None:
         text = self._text()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ _KEYSLOTS = 32  # of a LUKS2 header
 _RECOVERY_TOKEN = "crfs-recovery"  # noqa: S105 (a name, not a secret)
 _DEVICE_TOKEN = "crfs-device"  # noqa: S105
 HEADER_BYTES = 16 * 2**20  # cryptsetup's default data offset for LUKS2
+# The stage's data begin later: a copy of cryptrfs's header lies behind the stage's own.
+STAGE_HEADER_BYTES = 2 * HEADER_BYTES
+_METADATA_BYTES = 2 * 16384  # of a LUKS2 header, both copies; its keyslots follow
 BLOCK = 4096  # of the filesystem inside, bytes
 INODE_BYTES = 256  # mke2fs's default
 
@@ -44,13 +49,19 @@ def choose_cipher() -> Cipher:
     return AES
 
 
-def format_device(path: str, uuid: str, cipher: Cipher, key: bytes, label: str) -> None:
-    """Make a LUKS2 header with our UUID. Destroys what the device held."""
+def format_device(
+    path: str, uuid: str, cipher: Cipher, key: bytes, label: str, offset: int = HEADER_BYTES
+) -> None:
+    """Make a LUKS2 header with our UUID. Destroys what the device held.
+
+    `offset` is where the data begin, in bytes; the header itself takes HEADER_BYTES.
+    """
     runner.run(
         [
             "cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--uuid", uuid,
             "--label", label, "--cipher", cipher.name, "--key-size", str(cipher.key_bits),
-            "--sector-size", str(cipher.sector), "--offset", str(HEADER_BYTES // 512), *_PBKDF,
+            "--sector-size", str(cipher.sector), "--offset", str(offset // 512),
+            "--luks2-keyslots-size", str(HEADER_BYTES - _METADATA_BYTES), *_PBKDF,
             "--key-file", "-", path,
         ],
         stdin=key,
@@ -72,14 +83,12 @@ def add_recovery_key(path: str, key: bytes, recovery: str) -> None:
         ],
         stdin=key + recovery.encode(),
     )  # fmt: skip
-    token = json.dumps({"type": _RECOVERY_TOKEN, "keyslots": [slot]})
-    runner.run(["cryptsetup", "token", "import", "--json-file", "-", path], stdin=token.encode())
+    add_token(path, {"type": _RECOVERY_TOKEN, "keyslots": [slot]})
 
 
 def name_partition(path: str, partuuid: str) -> None:
     """Write into the header which partition it belongs to, so that a backup of it tells too."""
-    token = json.dumps({"type": _DEVICE_TOKEN, "keyslots": [], "partuuid": partuuid})
-    runner.run(["cryptsetup", "token", "import", "--json-file", "-", path], stdin=token.encode())
+    add_token(path, {"type": _DEVICE_TOKEN, "keyslots": [], "partuuid": partuuid})
 
 
 def named_partition(path: str) -> str:
@@ -87,9 +96,8 @@ def named_partition(path: str) -> str:
 
     Raises CommandError for what is no LUKS2 header.
     """
-    for token in _metadata(path)["tokens"].values():
-        if token["type"] == _DEVICE_TOKEN:
-            return str(token.get("partuuid", ""))
+    for token in tokens(path, _DEVICE_TOKEN):
+        return str(token.get("partuuid", ""))
     return ""
 
 
@@ -105,10 +113,41 @@ def restore_header(path: str, file: Path) -> None:
     )
 
 
+def keep_header(path: str, stick: str) -> None:
+    """Copy the header on a device to its place on the stick. Raises CommandError."""
+    with _header_file() as file:
+        back_up_header(path, file)
+        runner.run(_copy_header(f"if={file}", f"of={stick}", "seek"), timeout=300)
+
+
+def bring_back_header(path: str, stick: str) -> None:
+    """Overwrite the header on a device with the copy that the stick keeps. Raises CommandError."""
+    with _header_file() as file:
+        runner.run(_copy_header(f"if={stick}", f"of={file}", "skip"), timeout=300)
+        restore_header(path, file)
+
+
+def _copy_header(source: str, target: str, where: str) -> list[str]:
+    count = HEADER_BYTES >> 20
+    return [
+        "dd", source, target, "bs=1M", f"count={count}", f"{where}={count}", "conv=fsync,notrunc",
+    ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def _header_file() -> Iterator[Path]:
+    """A file in memory that does not exist yet, and is gone afterwards."""
+    file = probe.RUN / "header"
+    file.unlink(missing_ok=True)
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
+
+
 def recovery_keyslots(path: str) -> list[str]:
     """Numbers of the keyslots that recovery keys open. Raises CommandError."""
-    tokens = _metadata(path)["tokens"].values()
-    return [slot for one in tokens if one["type"] == _RECOVERY_TOKEN for slot in one["keyslots"]]
+    return [slot for one in tokens(path, _RECOVERY_TOKEN) for slot in one["keyslots"]]
 
 
 def remove_recovery_keys(path: str, key: bytes) -> None:
@@ -124,6 +163,17 @@ def remove_recovery_keys(path: str, key: bytes) -> None:
     for number, token in _metadata(path)["tokens"].items():
         if token["type"] == _RECOVERY_TOKEN:
             runner.run(["cryptsetup", "token", "remove", "--token-id", number, path])
+
+
+def add_token(path: str, token: dict[str, Any]) -> None:
+    """Put a token into the header. Raises CommandError."""
+    argv = ["cryptsetup", "token", "import", "--json-file", "-", path]
+    runner.run(argv, stdin=json.dumps(token).encode())
+
+
+def tokens(path: str, kind: str) -> list[dict[str, Any]]:
+    """The tokens of a kind in a header, in their order. Raises CommandError."""
+    return [one for one in _metadata(path)["tokens"].values() if one["type"] == kind]
 
 
 def _metadata(path: str) -> dict[str, Any]:
@@ -168,9 +218,8 @@ def close_mapping(name: str) -> None:
 
 
 def erase(path: str) -> None:
-    """Destroy all keyslots and the header: what was encrypted cannot be opened any more."""
+    """Destroy all that lies before a stick's data: nobody can open what was encrypted any more."""
     runner.run(["cryptsetup", "luksErase", "--batch-mode", path], ok=(0, 1))
     runner.run(["wipefs", "--all", "--force", path])
-    runner.run(
-        ["dd", "if=/dev/zero", f"of={path}", "bs=1M", f"count={HEADER_BYTES >> 20}", "conv=fsync"]
-    )
+    count = STAGE_HEADER_BYTES >> 20
+    runner.run(["dd", "if=/dev/zero", f"of={path}", "bs=1M", f"count={count}", "conv=fsync"])

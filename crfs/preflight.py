@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crfs import checks, keys, luks, probe
+from crfs import bindings, bootconfig, checks, luks, probe
 from crfs.checks import Machine, storage
 from crfs.errors import LayoutError, StateError, StickError
 from crfs.journal import Journal
-from crfs.model import Boot, Card, Cipher, Plan, Stick, Uuids
-from crfs.probe import Block, human
+from crfs.model import HSM6, TPM2, Boot, Card, Cipher, Plan, Stick, Uuids
+from crfs.probe import Block, Swap, human
 
 DEFAULT_DISK = "/dev/mmcblk0"
 DEFAULT_ROOT = 2
@@ -35,6 +36,9 @@ class Wanted:
     stick: str | None = None
     erase_stick: bool = False
     recovery_key: bool = True
+    keep_stage: bool = False
+    keep_shell: bool = False
+    binding: str = HSM6
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,17 @@ def make_plan(machine: Machine, wanted: Wanted, cipher: Cipher = luks.AES) -> De
         )
     checks.require(machine, "Storage")
     card, root = _card_and_root(machine, wanted)
-    checks.require(machine, "Boot chain", "Host software", "HSM")
+    swaps = probe.swaps()
+    _check_swap(machine, card, swaps)
+    of_binding = ("TPM",) if wanted.binding == TPM2 else ("Zymbit's software", "HSM")
+    checks.require(machine, "Boot chain", "Host software", *of_binding)
     boot = _boot_partition(machine, card)
     usage = probe.usage()
     stick = _find_stick(machine, card, wanted)
     found = _check_stick(machine, stick, wanted, usage)
     plan = Plan(
         run_id=str(uuid.uuid4()),
+        binding=wanted.binding,
         card=Card(
             path=card.path,
             table_id=card.table_id,
@@ -88,11 +96,14 @@ def make_plan(machine: Machine, wanted: Wanted, cipher: Cipher = luks.AES) -> De
         inodes=usage.inodes,
         files=usage.files,
         label=probe.printable(root.label)[:16],
+        swap_files=tuple(swap.path for swap in swaps if swap.on_root),
         recovery_key=wanted.recovery_key,
-        services=keys.active_services(),
+        keep_stage=wanted.keep_stage,
+        keep_shell=wanted.keep_shell,
+        services=bindings.named(wanted.binding).active_services(),
         kept_units=probe.kept_units(),
     )
-    return Decision(plan, card, stick, tuple(_warnings(machine, card, stick)), found)
+    return Decision(plan, card, stick, tuple(_warnings(machine, wanted, card, stick)), found)
 
 
 def _fitting(cipher: Cipher, *devices: Block) -> Cipher:
@@ -145,6 +156,26 @@ def _card_and_root(machine: Machine, wanted: Wanted) -> tuple[Block, Block]:
             advice=f"crfs needs at least {human(luks.HEADER_BYTES * 4)} for an encrypted root",
         )
     return disk, root
+
+
+def _check_swap(machine: Machine, card: Block, swaps: Sequence[Swap]) -> None:
+    """Swap in the clear would get keys and secrets, now and for as long as it is there."""
+    active = [swap.path for swap in swaps if not swap.on_root]
+    idle = [part.path for part in card.children if part.fstype in ("swap", "swsuspend")]
+    if active or idle:
+        path = probe.printable([*active, *idle][0])
+        raise LayoutError(
+            f"{path} is swap outside of the root filesystem: what is in memory is written to it "
+            "in the clear, also after the migration.",
+            advice=f"'sudo swapoff {path}', remove its line from /etc/fstab, then overwrite it "
+            f"('sudo shred --iterations=1 {path}'); swap in a file on / will be encrypted with it",
+        )
+    image = bootconfig.token(machine.cmdline, "resume")
+    if image:
+        raise LayoutError(
+            f"The kernel is told to resume from an image of the memory ({image}).",
+            advice="remove 'resume=' from the kernel command line, reboot, try again",
+        )
 
 
 def _boot_partition(machine: Machine, card: Block) -> Block:
@@ -221,7 +252,7 @@ def _check_stick(
                 f"{block.path} on the stick is open ({block.kind}).",
                 advice=f"close it, for example 'sudo cryptsetup close {Path(block.path).name}'",
             )
-    needed = int(usage.used * (1 + _FILESYSTEM_SHARE)) + luks.HEADER_BYTES + 96 * 2**20
+    needed = int(usage.used * (1 + _FILESYSTEM_SHARE)) + luks.STAGE_HEADER_BYTES + 96 * 2**20
     needed += usage.files * luks.INODE_BYTES * 5 // 4
     if stick.size < needed:
         raise StickError(
@@ -250,11 +281,11 @@ def _found(stick: Block) -> list[str]:
     return found
 
 
-def _warnings(machine: Machine, card: Block, stick: Block) -> list[str]:
+def _warnings(machine: Machine, wanted: Wanted, card: Block, stick: Block) -> list[str]:
     warnings = []
     if stick.size < 2 * card.size:
         warnings.append(
             f"The stick ({human(stick.size)}) is smaller than twice the card "
             f"({human(card.size)}), which the vendor recommends. The copy fits."
         )
-    return [*warnings, *checks.warnings(machine)]
+    return [*warnings, *checks.warnings(machine, wanted.binding)]

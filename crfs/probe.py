@@ -25,13 +25,12 @@ from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Card, Stick
 
 CONFIG = Path("/etc/crfs.conf")
 RUN = Path("/run/crfs")
-# Left by the keyscript in the initramfs: "<mapping> <boot id>" of an unlock by the HSM.
+# Left by the keyscript in the initramfs: "<mapping> <boot id>" of an unlock by HSM or TPM.
 UNLOCKED = RUN / "unlocked"
 # Where the initramfs leaves the stage's filesystem below the overlay.
 STAGE_BELOW = RUN / "below"
 BOOT_MOUNTS = (Path("/boot/firmware"), Path("/boot"))
 EXTLINUX = Path("/boot/extlinux/extlinux.conf")
-BOARD_MODEL = Path("/proc/device-tree/model")
 
 _LSBLK = "NAME,PATH,TYPE,SIZE,RO,RM,FSTYPE,LABEL,UUID,PARTUUID,PTUUID,MODEL,SERIAL,TRAN,MOUNTPOINTS"
 
@@ -217,14 +216,6 @@ def extlinux_conf() -> Path | None:
     return None
 
 
-def board_model(path: Path | None = None) -> str:
-    """What the device tree calls this board, "" where there is none (a PC)."""
-    try:
-        return printable((path or BOARD_MODEL).read_text(errors="replace").rstrip("\0\n"))
-    except OSError:
-        return ""
-
-
 def root_source() -> str:
     """The device under /; in phase 2 the one under the overlay."""
     mount = mount_of("/")
@@ -277,8 +268,8 @@ def luks_of_mapping(name: str) -> str:
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
-def unlocked_by_hsm(mapping: str) -> bool:
-    """Whether the HSM unlocked this mapping in this very boot."""
+def unlocked_by_itself(mapping: str) -> bool:
+    """Whether HSM or TPM unlocked this mapping in this very boot, and nobody's recovery key."""
     try:
         lines = UNLOCKED.read_text().splitlines()
     except OSError:
@@ -288,6 +279,27 @@ def unlocked_by_hsm(mapping: str) -> bool:
 
 def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+class Swap(NamedTuple):
+    """A place that the kernel writes memory to."""
+
+    path: str
+    on_root: bool  # a file of the root filesystem
+
+
+def parse_swaps(text: str) -> list[str]:
+    """The paths in /proc/swaps, without those in memory (zram)."""
+    lines = text.split("\n")[1:]
+    paths = [_unescape(line.split(" ", 1)[0].rstrip("\t")) for line in lines if line]
+    return [path for path in paths if not re.fullmatch(r"/dev/zram\d+", path)]
+
+
+def swaps() -> list[Swap]:
+    """Active swap on any medium."""
+    paths = parse_swaps(Path("/proc/swaps").read_text(errors="surrogateescape"))
+    root = os.stat("/").st_dev
+    return [Swap(path, os.path.isfile(path) and os.stat(path).st_dev == root) for path in paths]
 
 
 def unwritten_bytes() -> int:

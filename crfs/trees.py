@@ -10,6 +10,7 @@ import array
 import contextlib
 import fcntl
 import os
+import re
 import stat
 import struct
 import sys
@@ -51,18 +52,25 @@ RSYNC = (
 _RSYNC_OK = (0, 24)
 
 
-def copy(source: Path, target: Path) -> None:
+def copy(source: Path, target: Path, without: Iterable[str] = ()) -> None:
     """Make `target` equal to `source`, flags excepted; only what differs is copied.
+
+    What lies at the absolute names in `without` is left as it is in `target`.
 
     Times are compared to the nanosecond. What `copy_flags` has locked has to be unlocked before.
     Raises CommandError.
     """
     runner.run(
-        [*RSYNC, f"{source}/", f"{target}/"],
+        [*RSYNC, *(f"--exclude={_literal(name)}" for name in without), f"{source}/", f"{target}/"],
         timeout=24 * 3600,
         ok=_RSYNC_OK,
         data="The card is untouched; the copy on the stick is not complete yet.",
     )
+
+
+def _literal(name: str) -> str:
+    """A name as a pattern of rsync that matches nothing else; see rsync(1), pattern rules."""
+    return re.sub(r"([*?[\\])", r"\\\1", name) if re.search(r"[*?[]", name) else name
 
 
 def unlock_tree(root: Path) -> None:

@@ -9,7 +9,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crfs import bootconfig, bootfiles, fatfile, keys, live, luks, model, probe, progress, runner
+from crfs import (
+    bootconfig,
+    bootfiles,
+    bootrecord,
+    consent,
+    fatfile,
+    keys,
+    live,
+    luks,
+    model,
+    probe,
+    progress,
+    runner,
+)
 from crfs.errors import (
     BusyError,
     CommandError,
@@ -66,6 +79,7 @@ def work(log: Any) -> int:
     record = journal.read()
     if record is None:
         journal.remove_empty_folder()
+        consent.withdraw()
         log.info("there is no migration to go on with")
         return 0
     check_card(record)
@@ -96,7 +110,10 @@ def work(log: Any) -> int:
 
 
 def check_card(record: Record) -> None:
-    """The journal has to be this card's, and of a kind we know. Raises JournalError."""
+    """The journal has to be this card's and this system's, and of a kind we know.
+
+    Raises JournalError.
+    """
     if record.state not in STATES:
         raise JournalError(
             f"The journal on the boot partition has the state '{record.state}', which this crfs "
@@ -113,6 +130,14 @@ def check_card(record: Record) -> None:
             advice="if this boot partition was copied from another card, remove its folder "
             f"'{FOLDER}'",
         ) from None
+    if not consent.given(record.plan):
+        raise JournalError(
+            "The journal on the boot partition is not of a migration that was begun on this "
+            f"system: {consent.FILE} does not have its plan.",
+            data="No disk was written to.",
+            advice="if you restored a backup of the boot partition, restore the root filesystem "
+            f"of the same time; if not, remove the folder '{FOLDER}' from the boot partition",
+        )
 
 
 def _go_on(migration: Migration, shown: progress.Progress, log: Any) -> int:
@@ -222,10 +247,12 @@ def _complete(context: Context, shown: progress.Progress, log: Any) -> None:
     content = {
         "state": DONE,
         "run_id": context.plan.run_id,
+        "binding": context.plan.binding,
         "card": model.dump(context.plan.card),
         "uuids": model.dump(context.plan.uuids),
         "cipher": model.dump(context.plan.cipher),
         "boot": model.dump(context.plan.boot),
+        "keep_stage": context.plan.keep_stage,
         "steps": [model.dump(one) for one in context.record.done_steps],
     }
     report = Path(live.REPORT)
@@ -234,10 +261,12 @@ def _complete(context: Context, shown: progress.Progress, log: Any) -> None:
     # No secret is in it, and `crfs status` works for everyone, whatever the unit's umask.
     report.parent.chmod(0o755)
     report.chmod(0o644)
+    bootrecord.write(context.boot.folder)
     context.boot.remove_own()
     context.journal.remove()
+    consent.withdraw()
     shown.settle(DONE, "the root filesystem is encrypted")
-    log.info("done: / is on cryptrfs, unlocked by the HSM", kind="done")
+    log.info(f"done: / is on cryptrfs, unlocked by the {context.binding.TITLE}", kind="done")
 
 
 def _roll_back(context: Context, shown: progress.Progress, log: Any) -> int:
@@ -259,6 +288,7 @@ def _roll_back(context: Context, shown: progress.Progress, log: Any) -> int:
     restart_services(context)
     context.boot.remove_own()
     context.journal.remove()
+    consent.withdraw()
     shown.settle("rolled_back", "everything is as it was")
     log.info("rolled back: the card is as it was, the stick is erased", kind="rolled_back")
     return 0

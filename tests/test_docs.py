@@ -211,7 +211,9 @@ def test_message_ids_and_fields_are_documented() -> None:
 
 def test_checks_of_verify_are_documented() -> None:
     page = _section(TROUBLE.read_text(), "## crfs verify finds something missing")
-    assert re.findall(r"(?m)^\| `([^`]+)` \|", page) == [row[0] for row in verify._CHECKS]
+    assert re.findall(r"(?m)^\| `([^`]+)` \|", page) == [
+        row[0] for row in (*verify._OF_ALL, *verify._OF_HSM6, *verify._OF_TPM2)
+    ]
 
 
 def test_fields_of_the_rehearsal_report_are_documented() -> None:
@@ -228,6 +230,27 @@ def test_fields_of_the_rehearsal_report_are_documented() -> None:
     page = _section((DOCS / "rehearsal.md").read_text(), "## What comes out")
     rows = "\n".join(re.findall(r"(?m)^\| (`.*?) \|", page))
     assert set(re.findall(r"`([^`]+)`", rows)) == set(fields)
+
+
+# --- threat model
+
+
+def _outcomes() -> list[list[str]]:
+    """The rows of the table of attackers and outcomes."""
+    page = _section((DOCS / "threat-model.md").read_text(), "## Who gets what")
+    rows = [line.strip("| ").split(" | ") for line in page.split("\n") if line.startswith("|")]
+    return rows[2:]
+
+
+@pytest.mark.parametrize("row", _outcomes(), ids=lambda row: str(row[0]))
+def test_every_outcome_has_a_test_or_is_argued(row: list[str]) -> None:
+    assert len(row) == 4
+    tests = re.findall(r"`([^`]+)`", row[3])
+    assert tests or "argued" in row[3]
+    for one in tests:
+        path, _, name = one.partition("::")
+        tree = ast.parse((ROOT / path).read_text())
+        assert name in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)], one
 
 
 # --- pages ---------------------------------------------------------------------------------------
@@ -268,6 +291,18 @@ def test_one_version_everywhere() -> None:
     assert f'"crfs {version}"' in MAN.read_text().split("\n")[0]
     assert re.findall(r"(?m)^## (\S+)", (ROOT / "CHANGELOG.md").read_text())[0] == version
     assert (ROOT / "debian/changelog").read_text().startswith(f"crfs ({version})")
+
+
+@pytest.mark.real_commands
+def test_exposure_of_the_unit_is_as_told() -> None:
+    """The figure is that of Debian 12's systemd."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    argv = ["systemd-analyze", "security", "--offline=true", "--no-pager"]
+    unit = str(ROOT / "systemd/cfg_SD_crfs.service")
+    done = subprocess.run([*argv, unit], capture_output=True, text=True, check=False)
+    (figure,) = re.findall(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
+    assert f"`systemd-analyze security cfg_SD_crfs` says {figure} " in HOW.read_text()
 
 
 @pytest.mark.real_commands

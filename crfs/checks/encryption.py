@@ -1,4 +1,4 @@
-"""Is the root encrypted, opened by the HSM, and in step with what the next boot will find?
+"""Is the root encrypted, opened by HSM or TPM, and in step with what the next boot will find?
 
 A root that was not encrypted by crfs is no fault: all of these are about one that was.
 """
@@ -17,7 +17,7 @@ from crfs.checks.base import Check, Finding, cannot_tell, failure, ok, warning
 from crfs.checks.machine import Machine
 from crfs.fatfile import SUFFIX
 from crfs.journal import FOLDER
-from crfs.model import ROOT_MAPPING, STAGE_LABEL, STAGE_MAPPING
+from crfs.model import ROOT_MAPPING, STAGE_LABEL, STAGE_MAPPING, TPM2
 
 _OWN = "what crfs leaves behind"
 # Zymbit's own conversion uses the same name for the mapping.
@@ -44,9 +44,9 @@ def on_partition() -> str:
 
 
 def unlocked() -> str:
-    if probe.unlocked_by_hsm(ROOT_MAPPING):
+    if probe.unlocked_by_itself(ROOT_MAPPING):
         return ""
-    return "nothing shows that the HSM unlocked the root in this boot"
+    return "nothing shows that HSM or TPM unlocked the root in this boot"
 
 
 def leftovers() -> str:
@@ -54,7 +54,8 @@ def leftovers() -> str:
     names = [boot / FOLDER, *boot.glob("crfs-*.txt"), *boot.glob(f"*{SUFFIX}")]
     names.append(probe.mapping_path(STAGE_MAPPING))
     found = [str(path) for path in names if path.exists()]
-    sticks = [disk.path for disk in probe.disks() if disk.label == STAGE_LABEL]
+    kept = live.read_report().get("keep_stage") is True
+    sticks = [disk.path for disk in probe.disks() if disk.label == STAGE_LABEL and not kept]
     return "; ".join([*found, *(f"the copy on {path}" for path in sticks)])
 
 
@@ -124,7 +125,8 @@ def _if_encrypted(
 
 
 def _initramfs(machine: Machine) -> Finding:
-    if not _encrypted(machine) or live.has_journal():
+    of_tpm = live.read_report().get("binding") == TPM2
+    if not _encrypted(machine) or live.has_journal() or of_tpm:
         return ok("nothing to compare")
     if not live.read_report():
         return cannot_tell(_NO_REPORT)
@@ -157,8 +159,8 @@ CHECKS = (
     Check(
         "unlocked-by-hsm", "the note of the initramfs in /run/crfs", _OWN,
         functools.partial(
-            _if_encrypted, unlocked, "the HSM unlocked / in this boot",
-            "reboot and look again; if the recovery key was typed, see to the HSM first",
+            _if_encrypted, unlocked, "HSM or TPM unlocked / in this boot",
+            "reboot and look again; if the recovery key was typed, see to the HSM or TPM first",
         ),
     ),
     Check("initramfs", "times, then contents of initramfs and folder", _OWN, _initramfs),

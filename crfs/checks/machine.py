@@ -95,7 +95,7 @@ class Machine:
     @fact
     def model(self) -> str:
         """The board in the words of its device tree, "" where it has none."""
-        return probe.board_model(self.path("/proc/device-tree/model"))
+        return probe.printable(self.read("/proc/device-tree/model") or "")
 
     @fact
     def kernel(self) -> str:

@@ -30,8 +30,9 @@ def _back_up(file: Path) -> None:
     luks.back_up_header(root_device(), file)
     print(
         f"The header of cryptrfs is in {file}.\n"
-        "Keep it elsewhere than on this card. It opens nothing without the HSM or a recovery key;\n"
-        "but a recovery key that you remove later still opens what this header is restored to."
+        "Keep it elsewhere than on this card. It opens nothing without HSM, TPM or a recovery\n"
+        "key; but a recovery key that you remove later still opens what this header is restored\n"
+        "to."
     )
 
 
@@ -57,6 +58,12 @@ def _restore(file: Path, device: str, *, ask: bool) -> None:
             f"{device} is {found[0].partuuid or 'unknown'}.",
             data=_UNTOUCHED,
             advice="take the backup that was made of this card",
+        )
+    if found[0].mounts:
+        raise LayoutError(
+            f"{device} is mounted at {', '.join(found[0].mounts)}: it is no damaged cryptrfs.",
+            data=_UNTOUCHED,
+            advice="name the partition that the header was taken from ('lsblk' shows it)",
         )
     if ask:
         confirm(f"Overwrite the LUKS header of {found[0].describe()} with {file}?")

@@ -17,7 +17,7 @@ REPORT = "crfs keeps the report of the migration there"
 
 LAWFUL = (
     Lawful("/var/lib/crfs", REPORT),
-    Lawful("/var/lib/crfs/report.json", REPORT),
+    Lawful("/var/lib/crfs/*", REPORT),
     Lawful("/var/lib", REPORT, FOLDER_TIMES),
     Lawful("/etc/crypttab", MIGRATION),
     Lawful("/etc/fstab", MIGRATION),
@@ -25,8 +25,11 @@ LAWFUL = (
     Lawful("/etc/initramfs-tools/hooks/crfs", INITRAMFS),
     Lawful("/etc/initramfs-tools/conf.d/crfs", INITRAMFS),
     Lawful("/etc/initramfs-tools/scripts/crfs-functions", INITRAMFS),
+    Lawful("/etc/initramfs-tools/scripts/crfs-tpm2", INITRAMFS),
     Lawful("/etc/initramfs-tools/scripts/local-*/crfs", INITRAMFS),
-    Lawful("/etc/initramfs/post-update.d/zz-crfs", INITRAMFS),
+    Lawful("/etc/initramfs/post-update.d/zz-crfs*", INITRAMFS),
+    Lawful("/etc/kernel/postinst.d/zz-crfs-record", INITRAMFS),
+    Lawful("/var/swap", "swap is made anew, so that nothing of the memory goes along"),
     Lawful("/usr/lib/cryptsetup/scripts/zk_get_key", INITRAMFS),
     Lawful("/var/lib/recorder/records", APPLICATION),
     Lawful("/var/log/*", BOOT),

@@ -33,6 +33,7 @@ from crfs.rehearsal.console import Console, ConsoleClosed, ConsoleTimeout
 from crfs.rehearsal.module import HsmProcess
 from crfs.rehearsal.monitor import Monitor
 from crfs.rehearsal.programs import end_process_group
+from crfs.rehearsal.tpm import TpmProcess
 
 USER = "pi"
 PASSWORD = "raspberry"  # noqa: S105 - the well-known one, on a Pi that is nowhere
@@ -80,7 +81,9 @@ class VirtualPi:
         board: str = "uml",
         stick: Path | None = None,
         hsm: HsmProcess | None = None,
+        tpm: TpmProcess | None = None,
         tryboot: bool = True,
+        discard: bool = True,
         card_id: str = "card-1",
         board_id: str = "board-1",
         served: Mapping[Path, Path] | None = None,
@@ -88,10 +91,11 @@ class VirtualPi:
     ) -> None:
         """A Pi without power. `folder` gets the serial log (`serial.log`, all boots).
 
-        `tryboot` false is an old firmware without one-shot boot. `card_id` and `board_id` are what
-        an HSM in production mode binds to. `served` (on `uml`) has the sockets of vhost-user
-        processes that serve card and stick in place of the emulator, by image. `on_line` is
-        called with each line on the console, in a thread of its own.
+        `tryboot` false is an old firmware without one-shot boot; `discard` false (on `uml`) are
+        disks that cannot discard. `card_id` and `board_id` are what an HSM in production mode
+        binds to. `tpm` is for boards that have one. `served` (on `uml`) has the sockets of
+        vhost-user processes that serve card and stick in place of the emulator, by image.
+        `on_line` is called with each line on the console, in a thread of its own.
         """
         self.board = find_board(board)
         self._served = served or {}
@@ -101,7 +105,11 @@ class VirtualPi:
         self.stick = stick
         self.stick_serial = "CRFS0001"
         self.hsm = hsm
+        if tpm is not None and not self.board.tpm:
+            raise RehearsalError(f"The board {board} has no TPM; q35 has one.")
+        self.tpm = tpm
         self.tryboot = tryboot
+        self.discard = discard
         self.card_id = card_id
         self.board_id = board_id
         self.kvm = self.board.name == "q35" and kvm_works()
@@ -157,6 +165,8 @@ class VirtualPi:
         console, console_far = socket.socketpair()
         line, line_far = socket.socketpair()
         wires = [line_far]
+        if self.tpm is not None:
+            self.tpm.power_on()
         hsm = self._connect_hsm()
         if hsm is not None:
             wires.append(hsm)
@@ -171,6 +181,8 @@ class VirtualPi:
             firmware=line_far.fileno(),
             monitor=self._work / "monitor",
             kvm=self.kvm,
+            discard=self.discard,
+            tpm=self.tpm.control if self.tpm else None,
         )
         with (self._work / "emulator.log").open("ab") as errors:
             self._process = subprocess.Popen(

@@ -49,7 +49,10 @@ def _quietest() -> int:
 
 
 def uml_disk(name: str, disk: Path) -> str:
-    """User-mode Linux's word for an image as its disk `name`, or for a vhost-user disk's socket."""
+    """User-mode Linux's word for an image as its disk `name`, or for a vhost-user disk's socket.
+
+    A `t` behind the name makes a disk that cannot discard ("ubd" in the kernel's --help).
+    """
     if disk.is_socket():
         return f"virtio_uml.device={disk}:{VIRTIO_BLOCK}"
     return f"{name}={disk}"

@@ -1,7 +1,7 @@
 """Phase 2, from the stick: the card's root becomes `cryptrfs` and gets its content back.
 
 The stage is the lower layer of the running system and does not change; every step can be done
-again from it. The HSM has unlocked it in this boot, or phase 2 would not run.
+again from it. The HSM or TPM has unlocked it in this boot, or phase 2 would not run.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def _stage_is_default(context: Context) -> bool:
 def _discard_root(context: Context) -> None:
     """The point of no return; everything that justifies it is asked once more."""
     plan = context.plan
-    if context.where() != STAGE or not probe.unlocked_by_hsm(STAGE_MAPPING):
+    if context.where() != STAGE or not probe.unlocked_by_itself(STAGE_MAPPING):
         raise DisagreementError(
-            "This boot does not run from the stick, unlocked by the HSM.",
+            f"This boot does not run from the stick, unlocked by the {context.binding.TITLE}.",
             data="The card's root was not touched by this.",
             advice="'sudo crfs resume'",
         )
@@ -47,7 +47,7 @@ def _discard_root(context: Context) -> None:
             data="It was not touched.",
             advice=f"unmount it ('sudo umount {part.path}'), then 'sudo crfs resume'",
         )
-    # Once more before it is too late: the HSM answers, and the copy will fit.
+    # Once more before it is too late: the key opens, and the copy will fit.
     context.key()
     size = blocks.size_of(mapping(STAGE_MAPPING))
     if size > part.size - luks.HEADER_BYTES:
@@ -76,6 +76,7 @@ def _format_root(context: Context) -> None:
     luks.close_mapping(ROOT_MAPPING)
     context.format(part.path, plan.uuids.root_luks, ROOT_MAPPING)
     luks.name_partition(part.path, plan.card.root_partuuid)
+    luks.keep_header(part.path, probe.find_stage(plan.uuids.stage_luks).path)
     context.save(offset=0)
 
 
@@ -153,7 +154,22 @@ def _proven(context: Context) -> bool:
 
 def _arm(context: Context) -> None:
     luks.close_mapping(ROOT_MAPPING)
+    if not _root_formatted(context):
+        _bring_back_header(context)
     context.boot.arm(ROOT)
+
+
+def _bring_back_header(context: Context) -> None:
+    plan = context.plan
+    part = probe.root_partition(plan.card)
+    luks.bring_back_header(part.path, probe.find_stage(plan.uuids.stage_luks).path)
+    if not _root_formatted(context):
+        raise DisagreementError(
+            f"The LUKS header on {part.path} is damaged, and so is its copy on the stick.",
+            data=_STAGE_WHOLE,
+            advice="check the card and the stick for I/O errors ('journalctl -k -b')",
+        )
+    context.say("the header of cryptrfs was damaged; its copy on the stick has replaced it")
 
 
 def _unused(plan: Plan) -> float:
@@ -179,7 +195,7 @@ RESTORING = (
     Step(
         id="format-root",
         title="Create cryptrfs on the card",
-        why="the LUKS mapping that the HSM's key opens",
+        why="the LUKS mapping that the sealed key opens",
         do=_format_root,
         present=_root_formatted,
     ),

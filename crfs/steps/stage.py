@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from crfs import blocks, dress, fatfile, keys, luks, probe, runner, trees
+from crfs import blocks, consent, dress, fatfile, keys, luks, probe, runner, swapfiles, trees
 from crfs.bootconfig import STAGE, BootConfig
 from crfs.errors import CommandError, DisagreementError, HostError, LayoutError
 from crfs.model import STAGE_LABEL, STAGE_MAPPING, Plan
@@ -46,8 +46,8 @@ def _seal_key(context: Context) -> None:
             data=_CARD_UNTOUCHED,
             advice="'sudo crfs rollback', then 'sudo crfs encrypt', which shows a new one",
         )
-    keys.take_hsm()
-    store_key(context.boot, keys.seal(keys.random_bytes(keys.KEY_BYTES)))
+    context.binding.take()
+    store_key(context.boot, context.binding.seal(context.binding.make_key()))
 
 
 def store_key(boot: BootConfig, sealed: bytes) -> None:
@@ -69,7 +69,7 @@ def _format_stick(context: Context) -> None:
         for mount in block.mounts:
             runner.run(["umount", mount], data=_CARD_UNTOUCHED)
     runner.run(["wipefs", "--all", stick.path], data=_CARD_UNTOUCHED)
-    context.format(stick.path, plan.uuids.stage_luks, STAGE_LABEL)
+    context.format(stick.path, plan.uuids.stage_luks, STAGE_LABEL, luks.STAGE_HEADER_BYTES)
 
 
 def _stick_present(context: Context) -> bool:
@@ -152,7 +152,7 @@ def _copy_tree(context: Context) -> None:
     """Copy and flush. Progress is what the stage holds; what waits in memory does not count."""
 
     def work() -> None:
-        trees.copy(SOURCE_MOUNT, STAGE_MOUNT)
+        trees.copy(SOURCE_MOUNT, STAGE_MOUNT, swapfiles.of(context.plan))
         runner.run(["sync", "--file-system", str(STAGE_MOUNT)], timeout=24 * 3600)
 
     def look() -> None:
@@ -188,6 +188,12 @@ def _help_next_try(context: Context) -> None:
     trees.unlock_tree(STAGE_MOUNT)
 
 
+def _differs(plan: Plan) -> Callable[[bytes], bool]:
+    """Whether a file of the copy differs from its source on purpose."""
+    swap = {path.lstrip("/") for path in swapfiles.of(plan)}
+    return lambda name: dress.is_dressed(name) or os.fsdecode(name) in swap
+
+
 def _read_back(context: Context) -> None:
     """Most of the proof, before any service has to stop."""
     _forget_stage(context)
@@ -195,7 +201,7 @@ def _read_back(context: Context) -> None:
     context.proven, differing = trees.prove(
         SOURCE_MOUNT,
         STAGE_MOUNT,
-        dress.is_dressed,
+        _differs(context.plan),
         lambda done: context.report(done, context.plan.used),
     )
     context.say(f"{len(context.proven)} files read back; {differing} will be copied again")
@@ -219,8 +225,9 @@ def _prepare_boot(context: Context) -> None:
 def _build_initramfs(context: Context) -> bytes:
     """Build it inside the copy, as the encrypted system itself will at its next kernel update."""
     kernel = context.plan.boot.kernel
-    built = STAGE_MOUNT / "var/tmp/crfs-initramfs"
-    inside = "/var/tmp/crfs-initramfs"  # noqa: S108 (a path in the copy, which nobody else sees)
+    # In a folder that only root writes to: anywhere else a link may lie in wait.
+    inside = str(consent.FILE.with_name("initramfs"))
+    built = STAGE_MOUNT / inside.lstrip("/")
     for folder in ("dev", "proc", "sys"):
         runner.run(["mount", "--bind", f"/{folder}", str(STAGE_MOUNT / folder)])
     try:
@@ -229,7 +236,7 @@ def _build_initramfs(context: Context) -> bytes:
     finally:
         for folder in ("dev", "proc", "sys"):
             unmount(STAGE_MOUNT / folder)
-    needed = ("cryptroot/crypttab", "zk_get_key", "zkunlockifs", dress.SEALED_KEY, "dm-crypt.ko")
+    needed = ("cryptroot/crypttab", "zk_get_key", "dm-crypt.ko", *context.binding.IN_INITRAMFS)
     missing = [one for one in needed if not any(one in name for name in listing)]
     builtin = Path(f"/lib/modules/{kernel}/modules.builtin")
     if "dm-crypt.ko" in missing and "dm-crypt.ko" in builtin.read_text():
@@ -287,8 +294,8 @@ def _stop_services(context: Context) -> None:
     drop_in.write_text(f"[Unit]\nWants={' '.join(context.plan.kept_units)}\n")
     runner.run(["systemctl", "daemon-reload"], timeout=300)
     runner.run(["systemctl", "isolate", "crfs-stage.target"], timeout=900)
-    for swap in _swap_files():
-        runner.run(["swapoff", swap], timeout=900)
+    for swap in probe.swaps():
+        runner.run(["swapoff", swap.path], timeout=900)
     # The journal goes to memory, and on to the terminal, until the reboot.
     runner.run(["journalctl", "--relinquish-var"], timeout=300)
     runner.run(["sync"], timeout=900)
@@ -302,11 +309,6 @@ def _stop_services(context: Context) -> None:
             data=_CARD_UNTOUCHED,
             advice="stop these programs, then 'sudo crfs resume'",
         ) from None
-
-
-def _swap_files() -> list[str]:
-    lines = Path("/proc/swaps").read_text().splitlines()[1:]
-    return [line.split()[0] for line in lines if line.split()[1] == "file"]
 
 
 def _writers() -> list[str]:
@@ -338,7 +340,7 @@ def restart_services(context: Context) -> None:
     if not booting and not probe.unit_active("multi-user.target"):
         runner.run(["journalctl", "--flush"], timeout=300, ok=(0, 1))
         runner.run(["systemctl", "isolate", "--no-block", "default.target"], timeout=300)
-    keys.give_back_hsm(context.plan.services)
+    context.binding.give_back(context.plan.services)
 
 
 def _settle(context: Context) -> None:
@@ -346,6 +348,7 @@ def _settle(context: Context) -> None:
         _mount_both(context)
     _copy_tree(context)
     dress.dress(STAGE_MOUNT, context.plan, context.boot.sealed_key.read_bytes())
+    swapfiles.make(STAGE_MOUNT, context.plan)
     trees.copy_flags(SOURCE_MOUNT, STAGE_MOUNT)
     unmount(STAGE_MOUNT)
 
@@ -364,7 +367,7 @@ def _compare(context: Context) -> None:
     found = trees.compare(
         SOURCE_MOUNT,
         STAGE_MOUNT,
-        dress.is_dressed,
+        _differs(context.plan),
         lambda done: context.report(done, context.plan.used),
         context.proven,
     )
@@ -388,8 +391,8 @@ def _arm(context: Context) -> None:
 STAGING = (
     Step(
         id="seal-key",
-        title="Have the HSM make and seal the key",
-        why="the key exists only in memory and sealed by the HSM",
+        title="Make the key and have the HSM or TPM seal it",
+        why="the key exists only in memory and sealed",
         do=_seal_key,
         present=_key_present,
     ),
@@ -460,7 +463,7 @@ TRYING = (
     Step(
         id="arm-stage",
         title="Prepare one trial boot from the stick",
-        why="the HSM has to unlock a root in a real boot before anything is destroyed",
+        why="the HSM or TPM has to unlock a root in a real boot before anything is destroyed",
         do=_arm,
     ),
 )

@@ -6,15 +6,32 @@ two empty disks there. Not named test_*: pytest on the host has no device-mapper
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from crfs import blocks, fatfile, journal, luks, probe, recovery, trees
+from crfs import (
+    blocks,
+    dress,
+    fatfile,
+    journal,
+    luks,
+    probe,
+    recovery,
+    runner,
+    swapfiles,
+    tpm2,
+    trees,
+)
+from crfs.errors import CommandError, StickError
 from crfs.model import Cipher
+from crfs.rehearsal.tpm import TpmProcess
+from tests.unit.pi import plan
 
 pytestmark = pytest.mark.integration
 CARD, STICK = "/dev/ubda", "/dev/ubdb"
@@ -26,6 +43,16 @@ def sh(line: str) -> str:
     return subprocess.run(
         ["sh", "-ec", line], check=True, capture_output=True, text=True
     ).stdout.strip()
+
+
+def as_udev(*devices: str) -> None:
+    """Note what is on the devices where udev would, which is where lsblk looks."""
+    for device in devices:
+        number = Path(f"/sys/class/block/{Path(device).name}/dev").read_text().strip()
+        sh(
+            f"mkdir -p /run/udev/data; exec >/run/udev/data/b{number}; echo I:1;"
+            f"blkid -p -o udev {device} | sed 's/^/E:/'"
+        )
 
 
 @pytest.fixture
@@ -91,6 +118,119 @@ def test_header_comes_back_from_its_backup(opened: str, tmp_path: Path) -> None:
     luks.restore_header(STICK, backup)
     assert luks.key_opens(STICK, KEY)
     assert probe.blkid(STICK, "UUID") == UUID
+
+
+def test_header_of_the_card_is_kept_on_the_stick() -> None:
+    """Between the stick's own header and its data, where neither disturbs the other."""
+    other = "11111111-2222-4333-8444-666666666666"
+    luks.format_device(STICK, UUID, luks.ADIANTUM_12, KEY, "crfs-stage", luks.STAGE_HEADER_BYTES)
+    luks.format_device(CARD, other, luks.ADIANTUM_12, KEY, "cryptrfs")
+    luks.name_partition(CARD, "cafe0001-02")
+    probe.RUN.mkdir(exist_ok=True)
+    luks.open_mapping(STICK, "cryptstage", UUID, KEY)
+    try:
+        sh("mkfs.ext4 -q -F /dev/mapper/cryptstage")
+        luks.keep_header(CARD, STICK)
+        sh("e2fsck -fn /dev/mapper/cryptstage")
+    finally:
+        luks.close_mapping("cryptstage")
+    assert luks.key_opens(STICK, KEY)
+    sh(f"dd if=/dev/zero of={CARD} bs=1M count=16 conv=fsync status=none")
+    luks.bring_back_header(CARD, STICK)
+    assert luks.key_opens(CARD, KEY)
+    assert luks.named_partition(CARD) == "cafe0001-02"
+    assert probe.blkid(CARD, "UUID") == other
+    assert list(probe.RUN.iterdir()) == []
+    luks.erase(STICK)
+    with open(STICK, "rb") as disk:
+        assert set(disk.read(luks.STAGE_HEADER_BYTES)) == {0}
+
+
+def test_swap_files_are_made_anew(folder: Path, tmp_path: Path) -> None:
+    """rsync leaves them out, whatever their names; mkswap and the kernel take the new ones."""
+    names = ["swap", "swap [1]*", "back\\slash?"]
+    for name in names:
+        content = b"piece of memory\n" * 2**17
+        (folder / name).write_bytes(content)
+        (folder / name).chmod(0o600)
+        sh(f"mkswap --label pi {shlex.quote(str(folder / name))}")
+    (folder / "swap 1").write_text("matched by one of the names as a pattern")
+    copy = tmp_path / "copy"
+    trees.copy(folder, copy, [f"/{name}" for name in names])
+    assert sorted(os.listdir(copy)) == ["lost+found", "swap 1"]
+
+    root = tmp_path / "root"
+    (root / str(folder).lstrip("/")).mkdir(parents=True)
+    planned = dataclasses.replace(plan(), swap_files=tuple(str(folder / name) for name in names))
+    swapfiles.make(root, planned)
+    for name in names:
+        old, new = str(folder / name), str(root / str(folder / name).lstrip("/"))
+        assert probe.blkid(new, "UUID") == probe.blkid(old, "UUID") != ""
+        assert probe.blkid(new, "LABEL") == "pi"
+        assert os.stat(new).st_size == os.stat(old).st_size
+        assert b"memory" not in Path(new).read_bytes()
+    sh(f"cp --sparse=never {shlex.quote(new)} {folder}/new; swapon {folder}/new")
+    try:
+        assert [one.path for one in probe.swaps()] == [f"{folder}/new"]
+    finally:
+        sh(f"swapoff {folder}/new")
+
+
+def test_hostile_stick() -> None:
+    """Labels that look like something else, another's header with our UUID, names of mappings."""
+    label = "x' /dev/sda"
+    luks.format_device(STICK, UUID, luks.ADIANTUM_12, b"another key", "crfs-stage\x1b[2J")
+    sh(f"mkfs.ext4 -q -F -L '$(reboot)' {CARD}")
+    sh(f'cryptsetup config --label "{label}" {STICK}')
+    as_udev(CARD, STICK)
+    found = {disk.path: disk for disk in probe.disks()}
+    assert found[STICK].label == label
+    assert found[CARD].label == "$(reboot)"
+    assert probe.find_stage(UUID).path == STICK
+    assert not luks.key_opens(STICK, KEY), "it is not ours, whatever it says"
+    with pytest.raises(CommandError):
+        luks.open_mapping(STICK, "cryptstage", UUID, KEY)
+    luks.format_device(CARD, UUID, luks.ADIANTUM_12, KEY, "crfs-stage")
+    with pytest.raises(StickError, match="found 2 times"):
+        probe.find_stage(UUID)
+    for name in ("a b", "new\nline", "/dev/ubda"):
+        encoded = "".join(f"\\x{byte:02x}" for byte in name.encode())
+        sh(f"echo '0 8 linear {CARD} 0' | dmsetup create --manglename=none 'n{encoded}'")
+        try:
+            below = next(disk for disk in probe.disks() if disk.path == CARD)
+            assert [child.kind for child in below.children] == ["dm"]
+            assert below.size == 256 * 2**20
+        finally:
+            sh(f"dmsetup remove --manglename=none 'n{encoded}'")
+
+
+def test_the_keyscript_opens_a_header_with_the_tpm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keyscript as in the initramfs: real header, real token, swtpm."""
+    text = (dress.scripts() / "zk_get_key").read_text()
+    text = text.replace("/scripts/crfs-tpm2", str(dress.scripts() / dress.TPM2_SCRIPT))
+    text = text.replace("/scripts/crfs-functions", str(dress.scripts() / "functions"))
+    (tmp_path / "keyscript").write_text(text)
+    with TpmProcess(tmp_path) as tpm, tpm.on_this_machine() as environment:
+        monkeypatch.setattr(runner, "ENVIRONMENT", {**runner.ENVIRONMENT, **environment})
+        key = tpm2.make_key()
+        sealed = tpm2.seal(key)
+        luks.format_device(STICK, UUID, luks.AES, key, "crfs-stage")
+        luks.add_recovery_key(STICK, key, recovery.fresh())
+        tpm2.attach(STICK, sealed)
+        assert tpm2.attached(STICK, sealed)
+        assert tpm2.unseal(tpm2.sealed_key(STICK)) == key
+        done = subprocess.run(
+            ["busybox", "sh", str(tmp_path / "keyscript")],
+            env={**environment, "CRYPTTAB_SOURCE": STICK, "CRYPTTAB_NAME": "cryptstage"},
+            capture_output=True,
+            check=True,
+        )
+    assert done.stdout == key
+    assert probe.unlocked_by_itself("cryptstage")
+    assert luks.key_opens(STICK, done.stdout)
+    luks.erase(STICK)
 
 
 def test_block_copy_is_the_same_filesystem(opened: str, tmp_path: Path) -> None:

@@ -6,98 +6,40 @@ The Pi is only ever powered on and waited for: whatever was cut has to go on by 
 from __future__ import annotations
 
 import base64
-import dataclasses
-import json
-import shlex
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from crfs.rehearsal.image import CardOptions, compose_stick
+from crfs import luks
+from crfs.rehearsal import hygiene
 from crfs.rehearsal.lawful import LAWFUL
-from crfs.rehearsal.layout import copy_sparse
 from crfs.rehearsal.life import MARKERS
 from crfs.rehearsal.manifest import compare, read_root
-from crfs.rehearsal.module import HsmProcess
-from crfs.rehearsal.pi import ConsoleClosed, VirtualPi
 from crfs.rehearsal.rawsearch import find_in_image
 from crfs.rehearsal.rehearse import RECORDS, SEALED_KEY
+from tests.pi.conftest import DISKS, PHASE_S, Bench
 
 pytestmark = pytest.mark.pi
 
-DISKS = "--disk /dev/ubda --usb /dev/ubdb"
+SWAPPED = b"crfs-marker-W4xKd8MnPq2RtZ7v-swap"
+SWAP_ON = f"""
+sudo dd if=/dev/zero of=/var/swap bs=1M count=16
+sudo chmod 600 /var/swap && sudo mkswap /var/swap
+yes {SWAPPED.decode()} | head -c 4M | sudo dd of=/var/swap bs=1M seek=4 conv=notrunc,fsync
+echo /var/swap none swap sw 0 0 | sudo tee -a /etc/fstab
+sudo swapon /var/swap
+"""
 BOOT_FILES = "cd /boot/firmware && find . -type f -exec sha256sum {} + | sort -k 2"
-PHASE_S = 900.0
-# The two halves of the key, as `crfs encrypt` shows it.
-RECOVERY_KEY = r"\n +((?:[b-v]{8}-){4})\n +((?:[b-v]{8}-){3}[b-v]{8})\n"
 
 
-@dataclasses.dataclass
-class Bench:
-    """One Pi with its images."""
-
-    pi: VirtualPi
-    hsm: HsmProcess
-    card: Path
-    stick: Path
-
-    def boot(self) -> None:
-        self.pi.power_on()
-        self.pi.login()
-
-    def begin(self) -> None:
-        """Type the command; it goes on in the background."""
-        self.pi.run(f"sudo crfs encrypt --yes --erase-usb {DISKS}", wait=False)
-
-    def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = json.loads(self.pi.check("sudo crfs status --json"))
-        return status
-
-    def wait_for_step(self, steps: str) -> None:
-        """Until the running step, as /run/crfs/status.json tells it, is one of these (a|b)."""
-        pattern = f'"step": "({steps})"'
-        self.pi.check(
-            f"until grep -Eq {shlex.quote(pattern)} /run/crfs/status.json; do sleep 0.2; done",
-            timeout=PHASE_S,
-        )
-
-    def finish(self) -> None:
-        """Power on, as often as the Pi reboots by itself, until the migration is done."""
-        for _ in range(4):
-            try:
-                self.boot()
-                self.pi.check(
-                    "until test -e /var/lib/crfs/report.json -a ! -e /boot/firmware/crfs; "
-                    "do sleep 1; done",
-                    timeout=PHASE_S,
-                )
-                return
-            except ConsoleClosed:
-                self.pi.wait_exit()
-        raise AssertionError("after 4 more boots it is still not done")
-
-    def stick_is_clean(self) -> bool:
-        return not find_in_image(self.stick, MARKERS)
-
-
-@pytest.fixture
-def bench(installed: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    """A fresh copy of that card, a used stick, an HSM. The parameter: does it have tryboot?"""
-    tryboot = bool(getattr(request, "param", True))
-    card, stick = tmp_path / "card.img", tmp_path / "stick.img"
-    copy_sparse(installed, card)
-    CardOptions(tryboot=tryboot).write_to(card)
-    compose_stick(stick)
-    # The module came with the card: in development mode it is bound to nothing.
-    shutil.copy(installed.parent / "hsm.json", tmp_path / "hsm.json")
-    with (
-        HsmProcess(tmp_path) as hsm,
-        VirtualPi(tmp_path, card, stick=stick, hsm=hsm, tryboot=tryboot) as pi,
-    ):
-        yield Bench(pi, hsm, card, stick)
+# As somebody may write it who has the card in hand: it names a disk to be formatted.
+CRAFTED = base64.b64encode(b"""
+from pathlib import Path
+from crfs import checks, journal, model, preflight
+wanted = preflight.Wanted("/dev/ubda", 2, "/dev/ubdb", erase_stick=True)
+plan = preflight.make_plan(checks.Machine(), wanted).plan
+journal.Journal(Path(plan.boot.mount)).write(model.Record(plan=plan, state="staging"))
+""").decode()
 
 
 def test_plain_pi(bench: Bench) -> None:
@@ -135,6 +77,14 @@ def test_refusals_on_a_real_system(bench: Bench) -> None:
         assert got == code, f"{command}: {text}"
         assert "Traceback" not in text
         assert "Next: " in text
+    before = bench.pi.check("sudo sha256sum /dev/ubdb", timeout=300)
+    bench.pi.check(f"echo {CRAFTED} | base64 -d | sudo python3 -")
+    for command in ("sudo crfs resume", "sudo crfs rollback", "sudo crfs run"):
+        got, text = bench.pi.run(command)
+        assert got == 17, f"{command}: {text}"
+        assert "not of a migration that was begun on this system" in text
+    assert bench.pi.check("sudo sha256sum /dev/ubdb", timeout=300) == before
+    bench.pi.check("sudo rm -r /boot/firmware/crfs")
     bench.hsm.set(answering="silent")
     got, text = bench.pi.run(f"sudo crfs encrypt --yes --erase-usb {DISKS}", timeout=120)
     assert got == 15, text
@@ -143,13 +93,17 @@ def test_refusals_on_a_real_system(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("bench", [False], indirect=True)
-def test_a_cut_in_each_phase(bench: Bench) -> None:
-    """The plug is pulled in phases 1, 2 and 3; the Pi is powered on again, nothing else."""
-    pi = bench.pi
+def test_a_cut_in_each_phase(bench: Bench, tmp_path: Path) -> None:
+    """The plug is pulled in phases 1, 2 and 3; the Pi is powered on again, nothing else.
+
+    Old firmware, disks that cannot discard, a swap file in use. All the way the keys of this run
+    are looked for wherever they must not be.
+    """
+    pi, notes = bench.pi, tmp_path / "notes"
     bench.boot()
-    bench.begin()
-    shown = pi.console.expect(RECOVERY_KEY, PHASE_S)
-    recovery_key = shown[1] + shown[2]
+    hygiene.watch(pi, notes)
+    pi.check(SWAP_ON)
+    recovery_key = bench.begin()
     pi.console.expect(r"in all \| Copy the root", PHASE_S)
     pi.power_cut()
 
@@ -157,14 +111,28 @@ def test_a_cut_in_each_phase(bench: Bench) -> None:
     pi.wait_exit(PHASE_S)
     truth = read_root(bench.card)[0]
     assert bench.stick_is_clean()
+    keys = [*hygiene.forms(bench.key()), *hygiene.recovery_forms(recovery_key)]
 
+    def no_key_shows() -> None:
+        """Neither on the disks nor in what was noted; on the console only where it was shown."""
+        said = tmp_path / "said"
+        half = len(recovery_key) // 2
+        text = pi.log.read_bytes()
+        for shown in (recovery_key[:half], recovery_key[half + 1 :]):
+            text = text.replace(shown.encode(), b"", 1)
+        said.write_bytes(text)
+        assert hygiene.search([*notes.iterdir(), said, bench.card, bench.stick], keys) == []
+
+    no_key_shows()
     bench.boot()  # phase 2
     assert pi.boots[-1].device == "/dev/mapper/cryptstage"
     bench.wait_for_step("restore|compare-root|scrub")
     text = pi.check("timeout 2 journalctl -fu cfg_SD_crfs -o cat -n 30 || true")
     assert "Create cryptrfs on the card" in text
+    assert "the card does not discard" in text
     pi.power_cut()
     assert bench.stick_is_clean()
+    no_key_shows()
 
     pi.power_on()  # the default is the stick now
     pi.wait_exit(PHASE_S)
@@ -175,7 +143,9 @@ def test_a_cut_in_each_phase(bench: Bench) -> None:
     pi.power_cut()
 
     bench.finish()
-    assert pi.check("sudo crfs verify").count("ok ") == 6
+    assert pi.check("sudo crfs verify").count("ok ") == 7
+    assert pi.check("swapon --noheadings --show=NAME") == "/var/swap"
+    assert pi.run(f"sudo grep -q {SWAPPED.decode()} /var/swap")[0] == 1
     assert "cryptrfs" in pi.check("lsblk --list --output NAME,MOUNTPOINTS | grep ' /$'")
     key = bench.hsm.unseal(base64.b64decode(pi.check(f"sudo base64 {SEALED_KEY}")))
     pi.shutdown()
@@ -186,12 +156,14 @@ def test_a_cut_in_each_phase(bench: Bench) -> None:
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) >= pi.acknowledged > 0
     print(f"3 cuts, {len(truth)} files, {len(numbers)} records, {pi.acknowledged} acknowledged")
-    assert bench.stick_is_clean()
-    assert not find_in_image(bench.card, MARKERS)
-    # Nobody has to trust that the recovery key is stored nowhere.
-    secrets = [one.encode() for one in (recovery_key, recovery_key.replace("-", ""))]
-    assert not find_in_image(bench.card, secrets)
-    assert not find_in_image(bench.stick, secrets)
+    for disk in (bench.card, bench.stick):
+        assert not find_in_image(disk, [*MARKERS, SWAPPED])
+    with bench.stick.open("rb") as stick:
+        assert set(stick.read(luks.STAGE_HEADER_BYTES)) == {0}
+    # Nobody has to trust that the keys are stored nowhere.
+    no_key_shows()
+    booted = {path.name.partition("-")[2] for path in notes.glob("processes-*")}
+    assert len(booted) >= 5, "every boot has been watched"
 
     # The HSM is dead: nothing opens the root but the recovery key, typed at the console.
     bench.hsm.set(answering="silent")
@@ -215,9 +187,10 @@ def test_a_cut_in_each_phase(bench: Bench) -> None:
     before = pi.check("sha256sum /boot/firmware/crfs-initramfs")
     pi.check("sudo update-initramfs -c -k $(uname -r)", timeout=600)
     assert pi.check("sha256sum /boot/firmware/crfs-initramfs") != before
+    assert pi.check("stat -c %a /boot/initrd.img-$(uname -r)") == "600"
     pi.reboot()
     bench.boot()
-    assert pi.check("sudo crfs verify").count("ok ") == 6
+    assert pi.check("sudo crfs verify").count("ok ") == 7
     # Without the package it still boots, and builds an initramfs that boots.
     pi.check("sudo apt-get purge -y crfs", timeout=120)
     pi.check("sudo update-initramfs -u -k $(uname -r)", timeout=600)

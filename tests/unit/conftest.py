@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from crfs import fatfile, live
+from crfs import bootrecord, fatfile, live
 from tests.unit.pi import FakePi, build, card_row, record, row
 
 # Speed differs between machines; a failing example is printed, so no database is needed.
@@ -92,6 +92,8 @@ def encrypted(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> FakePi:
     state, at_that_time = pi.folder / "var/lib/zymbit", pi.folder / "in the initramfs"
     (state / "key.bin.lock").write_bytes(b"sealed")
     (pi.boot / "crfs-initramfs").write_bytes(b"image")
+    (pi.boot / "kernel8.img").write_bytes(b"kernel")
+    bootrecord.write(pi.boot)
     shutil.copytree(state, at_that_time)
     monkeypatch.setattr("crfs.probe.RUN", pi.folder / "run")
     query = pi.query

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from crfs import cli, keys, live, model, probe, runner, worker
+from crfs import bootrecord, cli, consent, dress, keys, live, model, probe, runner, tpm2, worker
 from crfs.checks import machine
 from crfs.errors import CommandError
 from crfs.journal import Journal
-from crfs.model import Boot, Card, Cipher, Plan, Record, Stick, Uuids
-from crfs.probe import Mount
+from crfs.model import HSM6, Boot, Card, Cipher, Plan, Record, Stick, Uuids
+from crfs.probe import Mount, Swap
 
 GB = 10**9
 BOOT_ID = "11111111-aaaa-4bbb-8ccc-222222222222"
@@ -48,10 +48,15 @@ CARD = Card(
 
 
 def plan(
-    mount: str = "/boot/firmware", *, tryboot: bool = True, recovery_key: bool = False
+    mount: str = "/boot/firmware",
+    *,
+    tryboot: bool = True,
+    recovery_key: bool = False,
+    binding: str = HSM6,
 ) -> Plan:
     return Plan(
         run_id="aaaaaaaa-0000-4000-8000-000000000000",
+        binding=binding,
         card=CARD,
         stick=Stick("/dev/sda", "USB123", "Ultra", 64 * GB),
         uuids=UUIDS,
@@ -61,7 +66,10 @@ def plan(
         inodes=2000000,
         files=100000,
         label="rootfs",
+        swap_files=("/var/swap",),
         recovery_key=recovery_key,
+        keep_stage=False,
+        keep_shell=False,
         services=("zkifc.service", "zkbootrtc.service"),
         kept_units=("NetworkManager.service", "ssh.service"),
     )
@@ -172,6 +180,17 @@ def lay_out(root: Path, tree: dict[str, bytes]) -> None:
         path.write_bytes(content)
 
 
+def sealed_by_tpm(key: bytes) -> dict[str, Any]:
+    """The token that the fake Pi's TPM makes of a key."""
+    return {
+        "type": tpm2.TOKEN,
+        "keyslots": ["0"],
+        "name": "a-name",
+        "public": "a-public",
+        "private": key.hex(),
+    }
+
+
 def snapshot(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its content."""
     return {
@@ -204,12 +223,17 @@ class FakePi:
     superblocks: dict[tuple[str, str], str] = field(default_factory=dict)
     mappings: dict[str, str] = field(default_factory=dict)  # name: LUKS UUID
     hsm_answers: bool = True
+    tpm_answers: bool = True
+    listing: str = ""  # of the initramfs
+    tokens: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # of LUKS headers
     unlocked: set[str] = field(default_factory=set)
     where: str = "plain"
     unit_works: bool = False  # whether starting the unit runs the worker
     failed: bool = False  # how the unit's last start ended
     boot_id: str = BOOT_ID
     boot_free: int = 300 * 10**6
+    cmdline: str = CMDLINE
+    swaps: list[Swap] = field(default_factory=list)
     effects: list[list[str]] = field(default_factory=list)
     locks: list[int] = field(default_factory=list)
     on_run: Callable[[list[str]], None] = lambda argv: None
@@ -271,6 +295,7 @@ class FakePi:
         """Effects apart from asking the HSM, for which its daemon has to step aside."""
         daemon = [["systemctl", verb, unit] for verb in ("stop", "start") for unit in keys.SERVICES]
         asking = [f"/sbin/{Path(name).name}" for name in keys.TOOLS]
+        asking.append(str(dress.scripts() / dress.TPM2_SCRIPT))
         return [
             one
             for one in self.effects
@@ -306,6 +331,10 @@ class FakePi:
                 return "enabled\n" if unit in self.enabled else "disabled\n"
             case ["blkid", "--probe", "--match-tag", tag, *_, path]:
                 return self.superblocks.get((path, tag), "") + "\n"
+            case ["cryptsetup", "luksDump", "--dump-json-metadata", path]:
+                return json.dumps({"tokens": dict(enumerate(self.tokens.get(path, [])))})
+            case ["lsinitramfs", _]:
+                return self.listing
             case ["cryptsetup", "benchmark", *_]:
                 return "# Tests\n# Algorithm\naes-xts 512b 100.0 MiB/s 100.0 MiB/s\n"
         raise AssertionError(f"an unexpected query: {argv}")
@@ -326,6 +355,8 @@ class FakePi:
                 return b"sealed:" + Path(path).read_bytes()
             case ["/sbin/zkunlockifs", path]:
                 return Path(path).read_bytes().removeprefix(b"sealed:")
+            case [script, what] if script.endswith(f"/{dress.TPM2_SCRIPT}"):
+                return self._ask_tpm(what, stdin or b"")
             case ["umount", path] if path == str(keys._KEY_FOLDER):
                 for secret in keys._KEY_FOLDER.iterdir():
                     secret.unlink()
@@ -348,6 +379,17 @@ class FakePi:
             "UnitFileState": "enabled" if unit in self.enabled else "disabled",
         }
         return "".join(f"{name}={value}\n" for name, value in facts.items())
+
+    def _ask_tpm(self, what: str, given: bytes) -> bytes:
+        if not self.tpm_answers:
+            said = "read what the command said: ERROR: of the tools\nthe TPM does not answer"
+            raise CommandError("'crfs-tpm2 ask' failed with exit code 1.", advice=said)
+        match what:
+            case "seal":
+                return json.dumps(sealed_by_tpm(given)).encode()
+            case "unseal":
+                return bytes.fromhex(json.loads(given)["private"])
+        return b""
 
     def _release(self) -> None:
         """A real worker's lock goes with its process."""
@@ -408,7 +450,8 @@ def build(
         mount_of=lambda target: pi.mounts.get(target),
         root_source=lambda: pi.root,
         boot_id=lambda: pi.boot_id,
-        kernel_cmdline=lambda: CMDLINE,
+        kernel_cmdline=lambda: pi.cmdline,
+        swaps=lambda: pi.swaps,
         kernel_release=lambda: "6.1.0-rpi",
         cpu_has_aes=lambda: True,
         firmware_has_tryboot=lambda: True,
@@ -416,7 +459,7 @@ def build(
         usage=lambda folder="/": probe.Usage(4 * GB, 20 * GB, 2000000, 100000),
         running_from=lambda root, stage: pi.where,
         mapping_path=lambda name: tmp_path / "mapper" / name,
-        unlocked_by_hsm=lambda mapping: mapping in pi.unlocked,
+        unlocked_by_itself=lambda mapping: mapping in pi.unlocked,
         luks_of_mapping=lambda name: pi.mappings.get(name, ""),
         _with_identity=no_udev,
     )
@@ -425,6 +468,7 @@ def build(
     set_up(platform, machine=lambda: "aarch64")
     # An absolute name stays what it is when a folder is put before it.
     names = tuple(str(tools / name) for name in keys.TOOLS)
+    set_up(tpm2, DEVICE=tmp_path / "tpmrm0")
     set_up(keys, TOOLS=names, STATE_FOLDER=state, _KEY_FOLDER=run / "keys")
     # That would be this process, for good.
     set_up(keys, protect_memory=lambda: True)
@@ -435,6 +479,10 @@ def build(
         REPORT=str(tmp_path / "report.json"),
         JOURNALS=tuple(str(pi.boot / f"crfs/journal.{slot}") for slot in (0, 1)),
     )
+    set_up(consent, FILE=tmp_path / "lib/plan.json")
+    set_up(bootrecord, FILE=tmp_path / "lib/boot.sha256")
+    # The runs that tests begin with a journal of their own are agreed to.
+    consent.give(plan(str(boot)))
     set_up(worker, hold_lock=hold)
     set_up(os, geteuid=lambda: 0)
     return pi

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from crfs import journal, live, model
-from crfs.model import Card
+from crfs import consent, journal, live, model
+from crfs.model import Card, Stick
+from crfs.probe import Swap
 from tests.unit.pi import CARD, GB, FakePi, lay_out, record, row, stick_row
 
 ENCRYPT = ("encrypt", "--yes")
@@ -47,6 +48,25 @@ def test_dry_run_changes_nothing(any_pi: FakePi) -> None:
     assert "nothing was changed" in result.out
     assert not any_pi.effects
     assert list(any_pi.boot.rglob("*")) == before
+
+
+def test_plan_says_what_the_user_gets(pi: FakePi) -> None:
+    lines = pi.crfs("encrypt", "--dry-run").out.split("\n")
+    (got,) = [line for line in lines if line.startswith("Protected: ")]
+    assert "without this HSM or the recovery key" in got
+    assert lines[lines.index(got) + 1].startswith("Not protected: ")
+    assert "recovery key" not in pi.crfs("encrypt", "--dry-run", "--no-recovery-key").out.replace(
+        "Recovery key: none", ""
+    )
+
+
+def test_options_get_into_the_plan(pi: FakePi) -> None:
+    assert pi.crfs(*ENCRYPT, "--keep-stage", "--keep-shell").code == 0
+    begun = pi.journal.read()
+    assert begun is not None
+    assert begun.plan.keep_stage
+    assert begun.plan.keep_shell
+    assert consent.given(begun.plan)
 
 
 def test_plan_names_what_is_erased(pi: FakePi) -> None:
@@ -102,6 +122,36 @@ def test_end_of_input_is_a_no(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> No
 def test_no_terminal_to_ask_on(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     pi.refuses(["encrypt"], 23, "terminal")
+
+
+# --- swap and images of the memory
+
+
+@pytest.mark.parametrize("path", ["/dev/mmcblk0p3", "/media/usb/my swap", "/a\nb"])
+def test_swap_in_the_clear_is_in_use(pi: FakePi, path: str) -> None:
+    pi.swaps = [Swap("/var/swap", on_root=True), Swap(path, on_root=False)]
+    shown = path.replace("\n", "?")
+    result = pi.refuses(ENCRYPT, 12, shown, "in the clear")
+    assert f"swapoff {shown}" in result.err
+
+
+@pytest.mark.parametrize("kind", ["swap", "swsuspend"])
+def test_swap_partition_on_the_card_that_nobody_uses(pi: FakePi, kind: str) -> None:
+    pi.rows[0]["children"].append(row("/dev/mmcblk0p3", "part", GB, fstype=kind))
+    pi.refuses(ENCRYPT, 12, "/dev/mmcblk0p3", "in the clear")
+
+
+def test_resuming_from_an_image_of_the_memory(pi: FakePi) -> None:
+    pi.cmdline += " resume=UUID=abc resume_offset=4"
+    pi.refuses(ENCRYPT, 12, "UUID=abc", "image of the memory")
+
+
+def test_swap_file_on_the_root_is_made_anew(pi: FakePi) -> None:
+    pi.swaps = [Swap("/var/swap", on_root=True)]
+    assert pi.crfs(*ENCRYPT).code == 0
+    begun = pi.journal.read()
+    assert begun is not None
+    assert begun.plan.swap_files == ("/var/swap",)
 
 
 # --- the stick
@@ -451,6 +501,29 @@ def test_journal_of_another_card(pi: FakePi, other: dict[str, Any]) -> None:
     pi.stops(17, "another card")
     pi.refuses(["resume"], 17, "another card")
     pi.refuses(["rollback"], 17, "another card")
+
+
+def test_journal_of_another_plan(pi: FakePi) -> None:
+    """Whoever holds the card can write a journal; it must not name the disk to be erased."""
+    disk = row("/dev/nvme0n1", "disk", 500 * GB, serial="DATA", model="Photos", tran="nvme")
+    pi.rows.append(disk)
+    pi.superblocks["/dev/nvme0n1", "UUID"] = "dddddddd-0000-4000-8000-000000000009"
+    mine = record(mount=str(pi.boot))
+    stick = Stick("/dev/nvme0n1", "DATA", "Photos", 500 * GB)
+    uuids = dataclasses.replace(mine.plan.uuids, stage_luks="dddddddd-0000-4000-8000-000000000009")
+    for change in ({"stick": stick}, {"uuids": uuids}, {"recovery_key": True}):
+        crafted = dataclasses.replace(mine, plan=dataclasses.replace(mine.plan, **change))
+        for state in ("staging", "rolling_back"):
+            pi.journal.write(dataclasses.replace(crafted, state=state, finished=("seal-key",)))
+            pi.stops(17, "not of a migration that was begun on this system")
+            pi.refuses(["resume"], 17, "not of a migration that was begun on this system")
+            pi.refuses(["rollback"], 17, "not of a migration that was begun on this system")
+
+
+def test_journal_without_anybodys_consent(pi: FakePi) -> None:
+    consent.withdraw()
+    pi.journal.write(record(mount=str(pi.boot)))
+    pi.stops(17, "not of a migration that was begun on this system")
 
 
 def test_journal_of_an_unknown_version(pi: FakePi) -> None:

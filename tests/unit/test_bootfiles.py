@@ -117,7 +117,8 @@ def test_final_is_the_users_own(tmp_path: Path, tryboot: bool, users: bool) -> N
     for _ in range(2):
         boot.make_final()
         assert boot.config.read_bytes() == bootfiles.with_block(CONFIG, None)
-        assert (tmp_path / "cmdline.txt").read_text() == bootconfig.final_cmdline(CMDLINE)
+        final = bootconfig.final_cmdline(CMDLINE, keep_shell=False)
+        assert (tmp_path / "cmdline.txt").read_text() == final
         assert boot.leftovers() == [boot.own]
         found = tmp_path / "tryboot.txt"
         assert (found.read_bytes() if found.exists() else None) == (TRYBOOT if users else None)
@@ -242,7 +243,7 @@ def test_command_line_need_not_be_utf8(tmp_path: Path) -> None:
     boot = make(tmp_path, tryboot=True)
     (tmp_path / "cmdline.txt").write_bytes(b"root=x name=\xff\xfe quiet\n")
     boot.make_final()
-    expected = b"name=\xff\xfe quiet root=/dev/mapper/cryptrfs\n"
+    expected = b"name=\xff\xfe quiet panic=10 root=/dev/mapper/cryptrfs\n"
     assert (tmp_path / "cmdline.txt").read_bytes() == expected
 
 

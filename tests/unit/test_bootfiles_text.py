@@ -92,16 +92,18 @@ def test_quoted_blanks_stay_in_their_word() -> None:
     assert bootconfig.tokens(line) == ["a", 'dyndbg="file x +p"', 'b="c d']
 
 
-@given(cmdlines)
-def test_final_command_line_is_the_users_own(original: str) -> None:
-    final = bootconfig.final_cmdline(original)
-    assert bootconfig.final_cmdline(final) == final
+@given(cmdlines, st.booleans())
+def test_final_command_line_is_the_users_own(original: str, keep_shell: bool) -> None:
+    final = bootconfig.final_cmdline(original, keep_shell=keep_shell)
+    assert bootconfig.final_cmdline(final, keep_shell=keep_shell) == final
     assert final.endswith("\n")
     assert final.count("\n") == 1
     assert bootconfig.token(final, "root") == "/dev/mapper/cryptrfs"
     replaced = ("root", "cryptdevice")
     kept = [w for w in bootconfig.tokens(original) if w.partition("=")[0] not in replaced]
-    assert bootconfig.tokens(final) == [*kept, "root=/dev/mapper/cryptrfs"]
+    offers_shell = keep_shell or bootconfig.token(original, "panic") is not None
+    shell = [] if offers_shell else ["panic=10"]
+    assert bootconfig.tokens(final) == [*kept, *shell, "root=/dev/mapper/cryptrfs"]
 
 
 @given(cmdlines, st.booleans(), st.booleans())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from crfs import __version__, live, worker
+from crfs import __version__, bootrecord, live, worker
 from crfs.commands import follow
 from crfs.commands.follow import _Line
 from crfs.live import render
@@ -207,17 +207,38 @@ def test_verify_of_a_plain_pi(pi: FakePi) -> None:
         (lambda pi: (pi.boot / "crfs").mkdir(), "nothing-left"),
         (lambda pi: pi.rows[1].update(label="crfs-stage"), "nothing-left"),
         (lambda pi: (pi.folder / "mapper/cryptstage").touch(), "nothing-left"),
-        (lambda pi: (pi.boot / "crfs-initramfs").unlink(), "initramfs"),
+        (lambda pi: (pi.boot / "crfs-initramfs").unlink(), "initramfs boot-files"),
         (lambda pi: (pi.folder / "var/lib/zymbit/key.bin.lock").write_bytes(b"new"), "initramfs"),
         (lambda pi: (pi.folder / "var/lib/zymbit/more").touch(), "initramfs"),
+        (lambda pi: bootrecord.FILE.unlink(), "boot-files"),
+        (lambda pi: (pi.boot / "cmdline.txt").write_text("init=/bin/sh"), "boot-files"),
+        (lambda pi: (pi.boot / "config.txt").write_text("cmdline=other.txt"), "boot-files"),
+        (lambda pi: (pi.boot / "kernel8.img").write_bytes(b"other"), "boot-files"),
+        (lambda pi: (pi.boot / "kernel_2712.img").touch(), "boot-files"),
     ],
 )
 def test_verify_finds_what_is_missing(encrypted: FakePi, missing: Any, check: str) -> None:
     missing(encrypted)
-    assert failing(encrypted) == {check}
+    assert failing(encrypted) == set(check.split())
     result = encrypted.crfs("verify")
     assert result.code == 21
-    assert check in result.err
+    assert all(one in result.err for one in check.split())
+
+
+def test_verify_takes_a_change_of_the_boot_files_for_right_when_told(encrypted: FakePi) -> None:
+    (encrypted.boot / "config.txt").write_text("dtparam=spi=on\n")
+    result = encrypted.crfs("verify")
+    assert "config.txt has changed ('sudo crfs verify --record' if by you)" in result.out
+    assert encrypted.crfs("verify", "--record").code == 0
+    assert encrypted.crfs("verify").code == 0
+
+
+def test_verify_knows_that_the_stick_was_to_be_kept(encrypted: FakePi) -> None:
+    encrypted.rows[1].update(label="crfs-stage")
+    assert failing(encrypted) == {"nothing-left"}
+    report = json.loads(Path(live.REPORT).read_text())
+    Path(live.REPORT).write_text(json.dumps({**report, "keep_stage": True}))
+    assert failing(encrypted) == set()
 
 
 # --- the rest of the command line

@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crfs import checks, live, probe, runner
-from crfs.checks import ALL, GROUPS, Check, Machine
+from crfs import checks, live, probe, runner, tpm2
+from crfs.checks import ALL, GROUPS, Check, Machine, groups
 from crfs.checks.base import Verdict
 from crfs.errors import CommandError
+from crfs.model import HSM6, TPM2
 from crfs.probe import Mount, Usage
 from tests.unit.pi import CONFIG, PI_4, FakePi, lay_out, row
 
@@ -102,6 +103,15 @@ def unmounted(pi: FakePi) -> None:
 
 def both(*changes: Change) -> Change:
     return lambda pi: [change(pi) for change in changes]
+
+
+def bound_to_tpm(pi: FakePi) -> None:
+    Path(live.REPORT).write_text(json.dumps({"binding": TPM2}))
+
+
+def with_tpm(pi: FakePi) -> None:
+    bound_to_tpm(pi)
+    tpm2.DEVICE.touch()
 
 
 def boot_options(*options: str) -> Change:
@@ -392,6 +402,10 @@ CASES: list[tuple[str, Change, str, str]] = [
         FAILURE,
         "resize",
     ),
+    ("tpm", bound_to_tpm, FAILURE, "no TPM 2.0"),
+    ("tpm", with_tpm, OK, "is there"),
+    ("tpm-tools", with_tpm, OK, "is installed"),
+    ("tpm-tools", both(with_tpm, lambda pi: pi.missing.add("tpm2")), FAILURE, "not installed"),
     ("root-filesystem", nothing, OK, "ext4"),
     ("root-filesystem", stage, OK, "stick"),
     ("root-filesystem", root_is("overlay"), FAILURE, "overlay"),
@@ -489,7 +503,8 @@ def test_every_verdict_has_a_test(check: Check) -> None:
 def test_checks_are_declared_once() -> None:
     assert len({check.id for check in ALL}) == len(ALL)
     assert list(GROUPS) == [
-        "Power", "I2C", "HSM", "Host software", "Boot chain", "Storage", "Encryption",
+        "Power", "I2C", "HSM", "Zymbit's software", "TPM", "Host software", "Boot chain",
+        "Storage", "Encryption",
     ]  # fmt: skip
 
 
@@ -500,7 +515,8 @@ def test_a_healthy_pi(pi: FakePi) -> None:
     result = pi.crfs("doctor")
     assert (result.code, result.err) == (0, "")
     assert "WARNING" not in result.out and "FAILURE" not in result.out and "?" not in result.out
-    assert [line for line in result.out.splitlines() if not line.startswith(" ")] == list(GROUPS)
+    shown = [line for line in result.out.splitlines() if not line.startswith(" ")]
+    assert shown == list(groups(HSM6))
 
 
 @pytest.mark.parametrize(
@@ -629,7 +645,8 @@ def test_encrypt_refuses_what_stops(pi: FakePi, check: Check) -> None:
     for name, change, verdict, _ in CASES:
         if (name, verdict) == (check.id, FAILURE):
             change(pi)
-            pi.refuses(["encrypt", "--yes"], check.stops.code)
+            key = TPM2 if check in GROUPS["TPM"] else HSM6
+            pi.refuses(["encrypt", "--yes", "--key", key], check.stops.code)
             return
     pytest.fail("no case of a failure")
 

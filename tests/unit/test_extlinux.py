@@ -104,7 +104,7 @@ def test_entry_for_the_encrypted_root() -> None:
         "LINUX": "/vmlinuz-6.1.0-18-arm64",
         "INITRD": "/crfs-initramfs",
         "FDTDIR": "/dtb-6.1.0-18-arm64/",
-        "APPEND": "rw console=ttyS2 root=/dev/mapper/cryptrfs",
+        "APPEND": "rw console=ttyS2 panic=10 root=/dev/mapper/cryptrfs",
     }
     assert extlinux.read(extlinux.final(NANO)).chosen.value("INITRD") == "/boot/crfs-initramfs"
     assert "${cbootargs} quiet" in extlinux.read(extlinux.final(NANO)).chosen.value("APPEND")
@@ -242,10 +242,9 @@ def jetson(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> FakePi:
     conf = pi.boot / "extlinux/extlinux.conf"
     conf.parent.mkdir()
     conf.write_text(NANO)
-    model = pi.folder / "model"
+    model = pi.folder / "proc/device-tree/model"
     model.write_bytes(b"NVIDIA Jetson Nano Developer Kit\0")
     monkeypatch.setattr(probe, "EXTLINUX", conf)
-    monkeypatch.setattr(probe, "BOARD_MODEL", model)
     monkeypatch.setattr(extlinux_plan, "_is_apart", lambda conf: False)
     return pi
 

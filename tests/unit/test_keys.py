@@ -195,7 +195,7 @@ def test_erase_takes_keys_header_and_signature(
     luks.erase(path)
     assert [argv[0] for argv in spy.argv] == ["cryptsetup", "wipefs", "dd"]
     assert f"of={path}" in spy.argv[2]
-    assert f"count={luks.HEADER_BYTES // 2**20}" in spy.argv[2]
+    assert f"count={luks.STAGE_HEADER_BYTES // 2**20}" in spy.argv[2]
 
 
 MEASURED = "# Tests are approximate\n# Algorithm | Key\naes-xts  512b  812.0 MiB/s  815.0 MiB/s\n"

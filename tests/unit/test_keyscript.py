@@ -1,29 +1,48 @@
-"""The keyscript of the initramfs, run by busybox as there; only the HSM's tool is a stand-in."""
+"""The keyscript of the initramfs, run by busybox as there; stand-ins for HSM, TPM and header."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from crfs import recovery
+from crfs.rehearsal.hsm import Hsm
 
 HOOKS = Path(__file__).resolve().parents[2] / "initramfs-hooks"
 KEY = recovery.derive(bytes(512), "run")
 pytestmark = pytest.mark.real_commands
 
 
-def ask(folder: Path, *, tried: int, typed: str, hsm: str = "exit 1") -> tuple[int, str, str]:
+def program(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def ask(
+    folder: Path,
+    *,
+    tried: int,
+    typed: str,
+    hsm: str = "exit 1",
+    said: str = "hsm is silent",
+    tpm: str = "",
+) -> tuple[int, str, str]:
     """Exit code, standard output and error of the keyscript at the given try."""
-    tool, console = folder / "zkunlockifs", folder / "console"
-    tool.write_text(f"#!/bin/sh\necho 'hsm is silent' >&2\n{hsm}\n")
-    tool.chmod(0o755)
+    tool = program(folder / "zkunlockifs", f"echo '{said}' >&2\n{hsm}")
+    console = folder / "console"
+    script_of_tpm = folder / "crfs-tpm2"
+    if tpm:
+        program(script_of_tpm, tpm)
     console.write_text(typed)
     text = (HOOKS / "zk_get_key").read_text()
     for name, path in {
         "/sbin/zkunlockifs": tool,
         "/scripts/crfs-functions": HOOKS / "functions",
+        "/scripts/crfs-tpm2": script_of_tpm,
         "/run/crfs": folder / "run",
         "/dev/console": console,
         "sleep 2": ":",
@@ -37,7 +56,12 @@ def ask(folder: Path, *, tried: int, typed: str, hsm: str = "exit 1") -> tuple[i
         ["busybox", "sh", str(script)],
         capture_output=True,
         text=True,
-        env={"CRYPTTAB_TRIED": str(tried), "CRYPTTAB_NAME": "cryptrfs", "PATH": "/usr/bin:/bin"},
+        env={
+            "CRYPTTAB_TRIED": str(tried),
+            "CRYPTTAB_NAME": "cryptrfs",
+            "CRYPTTAB_SOURCE": "/dev/sdx2",
+            "PATH": f"{folder}:/usr/bin:/bin",
+        },
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -76,3 +100,66 @@ def test_a_wrong_key_is_said_to_be_wrong(tmp_path: Path) -> None:
     assert code == 0
     assert out != KEY
     assert "was not the recovery key" in err
+
+
+@pytest.mark.parametrize(
+    ("state", "meaning"),
+    [
+        ({"answering": "silent"}, "it is silent"),
+        ({"production": True, "bound_card": "another"}, "it is locked to another Pi or card"),
+        ({"destroyed_by": "tampered"}, "it was tampered with"),
+        ({"destroyed_by": "battery low, self-destructed"}, "its battery was low"),
+        ({}, "the key was sealed by another HSM"),
+    ],
+)
+def test_the_word_of_the_hsm_is_explained(
+    tmp_path: Path, state: dict[str, Any], meaning: str
+) -> None:
+    """In the words of the module itself; silence is what its tool says after a while."""
+    module, other = Hsm(tmp_path / "hsm.json"), Hsm(tmp_path / "other.json")
+    for name, value in state.items():
+        setattr(module.state, name, value)
+    said = "zkunlockifs: HSM does not answer (-110)"
+    if module.state.answering == "ok":
+        said = module.answer("unlock", other.seal(b"key"))[1].decode()
+    code, out, err = ask(tmp_path, tried=0, typed="", said=said)
+    assert (code, out) == (1, "")
+    assert said in err
+    assert f"crfs: {meaning}" in err
+
+
+TOKEN = '{"type":"crfs-tpm2","keyslots":["0"],"private":"sealed"}'
+# The recovery key's token comes first, and number 1 is free.
+HEADER = f"""
+[ "$*" = "token export --token-id $4 /dev/sdx2" ] || exit 3
+case "$4" in
+    0) echo '{{"type":"crfs-recovery","keyslots":["1"]}}' ;;
+    2) echo '{TOKEN}' ;;
+    *) echo "Token $4 is not in use." >&2; exit 1 ;;
+esac
+"""
+
+
+def test_a_tpm_gets_the_token_of_the_header(tmp_path: Path) -> None:
+    program(tmp_path / "cryptsetup", HEADER)
+    tpm = f"""[ "$1 $(cat)" = 'unseal {TOKEN}' ] && printf key"""
+    code, out, err = ask(tmp_path, tried=0, typed="", tpm=tpm)
+    assert (code, out, err) == (0, "key", "")
+    assert (tmp_path / "run/unlocked").read_text().startswith("cryptrfs ")
+
+
+def test_a_header_without_a_token_has_the_tpm_asked_for_nothing(tmp_path: Path) -> None:
+    program(tmp_path / "cryptsetup", "exit 1")
+    tpm = """[ -n "$(cat)" ] || { echo 'noise' >&2; echo 'no sealed key' >&2; exit 1; }"""
+    code, out, err = ask(tmp_path, tried=0, typed="", tpm=tpm)
+    assert (code, out) == (1, "")
+    assert "the TPM did not open the key: no sealed key" in err
+    assert "noise" not in err
+
+
+def test_the_recovery_key_when_the_tpm_does_not_answer(tmp_path: Path) -> None:
+    program(tmp_path / "cryptsetup", HEADER)
+    code, out, err = ask(tmp_path, tried=3, typed=KEY + "\n", tpm="cat >/dev/null; exit 1")
+    assert (code, out) == (0, KEY)
+    assert "the TPM is asked again" in err
+    assert not (tmp_path / "run/unlocked").exists()

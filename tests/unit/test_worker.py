@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from crfs import journal, live, probe, progress, steps, worker
+from crfs import bootrecord, consent, journal, live, probe, progress, steps, worker
 from crfs.bootfiles import BootFiles
 from crfs.errors import CommandError, CrfsError, DisagreementError, HsmError
 from crfs.journal import Entry, Journal
@@ -163,6 +163,8 @@ class World:
         assert self.root_whole
         assert not self.stage_whole
         assert not (self.pi.boot / journal.FOLDER).exists()
+        assert not consent.FILE.exists()
+        assert bootrecord.changes(self.pi.boot) == []
         report = json.loads(Path(live.REPORT).read_text())
         assert report["state"] == "done"
         # No step is left out of the report, whatever happened on the way.
@@ -515,7 +517,9 @@ def test_firmware_without_tryboot_is_not_given_its_argument(
     world = World(pi, monkeypatch)
     plain = record("trying_stage", str(pi.boot))
     boot = dataclasses.replace(plain.plan.boot, tryboot=False)
-    pi.journal.write(dataclasses.replace(plain, plan=dataclasses.replace(plain.plan, boot=boot)))
+    plan = dataclasses.replace(plain.plan, boot=boot)
+    consent.give(plan)
+    pi.journal.write(dataclasses.replace(plain, plan=plan))
     assert pi.crfs("run").code == 0
     assert pi.effects[-2:] == [["sync"], ["systemctl", "reboot"]]
     assert world.log == ["arm-stage"]

@@ -1,0 +1,84 @@
+"""Hashes of the boot files: which changes are reported, and which the hooks know to be lawful."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from crfs import bootrecord
+
+HOOKS = Path(__file__).resolve().parents[2] / "initramfs-hooks"
+
+
+@pytest.fixture
+def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "boot"
+    folder.mkdir()
+    for name in ("config.txt", "cmdline.txt", "crfs-initramfs", "kernel8.img", "start4.elf"):
+        (folder / name).write_text(name)
+    monkeypatch.setattr(bootrecord, "FILE", tmp_path / "lib/boot.sha256")
+    bootrecord.write(folder)
+    return folder
+
+
+def hook(name: str, boot: Path) -> None:
+    """Run a hook as a kernel update does, on these folders."""
+    text = (HOOKS / name).read_text()
+    for word, path in {
+        "/var/lib/crfs/boot.sha256": bootrecord.FILE,
+        "/boot/firmware": boot,
+    }.items():
+        assert word in text
+        text = text.replace(word, str(path))
+    subprocess.run(["/bin/sh", "-c", text], check=True)
+
+
+def test_nothing_has_changed(boot: Path) -> None:
+    (boot / "start4.elf").write_text("updated by the firmware's own package")
+    assert bootrecord.changes(boot) == []
+
+
+@pytest.mark.parametrize("name", ["config.txt", "cmdline.txt", "crfs-initramfs", "kernel8.img"])
+def test_each_change_is_reported(boot: Path, name: str) -> None:
+    (boot / name).write_text("changed")
+    (change,) = bootrecord.changes(boot)
+    assert change.startswith(f"{name} has changed")
+
+
+def test_what_is_gone_and_what_is_new(boot: Path) -> None:
+    (boot / "kernel8.img").unlink()
+    (boot / "kernel_2712.img").touch()
+    gone, new = bootrecord.changes(boot)
+    assert gone.startswith("kernel8.img is gone")
+    assert new.startswith("kernel_2712.img is new")
+
+
+def test_another_command_line_that_config_names(boot: Path) -> None:
+    (boot / "evil.txt").write_text("init=/bin/sh")
+    (boot / "config.txt").write_text("cmdline=evil.txt")
+    told = " ".join(bootrecord.changes(boot))
+    assert "config.txt has changed" in told
+    assert "evil.txt is new" in told
+
+
+@pytest.mark.real_commands
+@pytest.mark.parametrize(
+    ("name", "lawful"), [("record-initramfs", "crfs-initramfs"), ("record-kernel", "kernel8.img")]
+)
+def test_an_update_is_lawful_and_nothing_beside_it(boot: Path, name: str, lawful: str) -> None:
+    changed = ("config.txt", "cmdline.txt", "crfs-initramfs", "kernel8.img")
+    for one in changed:
+        (boot / one).write_text("changed")
+    hook(name, boot)
+    told = bootrecord.changes(boot)
+    assert [line.split()[0] for line in told] == sorted({*changed} - {lawful})
+
+
+@pytest.mark.real_commands
+@pytest.mark.parametrize("name", ["record-initramfs", "record-kernel"])
+def test_hooks_of_a_system_without_a_record_do_nothing(boot: Path, name: str) -> None:
+    bootrecord.FILE.unlink()
+    hook(name, boot)
+    assert not bootrecord.FILE.exists()
