@@ -42,8 +42,8 @@ def _board(machine: Machine) -> Finding:
     board = boards.recognise(machine.model)
     if board is None:
         return warning(
-            f"{machine.model} is not among the boards that Zymbit and crfs know",
-            "'crfs explain boards' lists them; have a backup",
+            f"{machine.model} is not among the boards that Zymbit lists for the HSM6",
+            "'crfs explain boards' lists those that crfs knows",
         )
     if not board.encrypts:
         return warning(

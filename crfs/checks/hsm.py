@@ -39,6 +39,8 @@ def _folder(machine: Machine) -> Finding:
     state = [path for path in files if path.name not in ("zkenv.conf", "key.bin.lock")]
     # What a power cut or a failing card leaves of a file: no bytes, or only zeros.
     broken = [path.name for path in files if not path.read_bytes().strip(b"\0")]
+    # Marks of running programs may be empty.
+    broken = [name for name in broken if not name.endswith((".pid", ".lck"))]
     if broken:
         return failure(f"{_STATE_FOLDER} is damaged: {', '.join(broken)} is empty", _KEEP_OUT)
     if not state:

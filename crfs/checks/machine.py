@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -71,6 +72,18 @@ class Machine:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or ROOT
         self.seen: dict[str, tuple[Any, Exception | None]] = {}
+
+    def read_ahead(self) -> None:
+        """Read at one time what takes long each: the HSM, the kernel's log, the disks."""
+        with ThreadPoolExecutor() as pool:
+            # What these raise is kept, and raised again for whoever asks.
+            for look in (self._read_hsm, lambda: self.kernel_log, lambda: self.disks):
+                pool.submit(look)
+
+    def _read_hsm(self) -> None:
+        """Nobody asks it through a daemon that is not there."""
+        if self.units[keys.DAEMON].active == "active":
+            self.hsm  # noqa: B018 (reading it keeps it)
 
     # --- files ------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     machine = Machine()
     # An encrypted root tells what it is bound to; on others the HSM is looked for.
     binding = live.read_report().get("binding", HSM6)
+    machine.read_ahead()
     found = [
         (group, check, check.ask(machine))
         for group, checks in groups(binding).items()
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([_row(*one) for one in found], indent=1))
     else:
-        print(_render(found))
+        print(_render(found), flush=True)  # before the error, also into a file
     for verdict, kind, text in _ENDS:
         worst = [(check, finding) for _, check, finding in found if finding.verdict is verdict]
         if worst:

@@ -302,6 +302,7 @@ CASES: list[tuple[str, Change, str, str]] = [
     ("hsm-folder", lambda pi: shutil.rmtree(pi.folder / "var/lib/zymbit"), FAILURE, "not exist"),
     ("hsm-folder", tree("var/lib/zymbit/host_salt.bin", b""), FAILURE, "host_salt.bin"),
     ("hsm-folder", tree("var/lib/zymbit/host_salt.bin", bytes(32)), FAILURE, "host_salt.bin"),
+    ("hsm-folder", tree("var/lib/zymbit/zkifc.pid", b""), OK, ""),
     ("hsm-folder", without("var/lib/zymbit/host_salt.bin"), FAILURE, "nothing of the binding"),
     ("hsm-answers", nothing, OK, "HSM6"),
     ("hsm-answers", hsm(said="The HSM does not answer Zymbit's client."), FAILURE, "not answer"),
