@@ -1,4 +1,5 @@
-# make rehearse   the whole migration on a virtual Raspberry Pi (README's first command)
+# make rehearse   the whole migration on a virtual Raspberry Pi (README's first command); KEY=tpm2
+#                 for one with a TPM in place of the HSM6
 # make test       lint, types, unit tests, real dm-crypt, whole migrations (the second)
 # make bench      crfs and its peers on the same slow devices; about an hour
 # make cuts       hundreds of power cuts and other faults, counted in build/cuts/report.json
@@ -6,12 +7,13 @@
 
 PYTHON = .venv/bin/python
 BOARD = q35
+KEY = hsm6
 CUTS =
 
 .PHONY: rehearse test unit bench cuts deb setup clean
 
 rehearse: setup deb
-	$(PYTHON) -m crfs rehearse --board $(BOARD)
+	$(PYTHON) -m crfs rehearse --board $(BOARD) --key $(KEY)
 
 test: setup deb
 	/usr/bin/python3 -m pytest tests -m "not integration and not pi" --ignore tests/test_linters.py

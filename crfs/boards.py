@@ -26,9 +26,9 @@ EXTLINUX_NEEDS = (
 class Board:
     name: str
     model: str  # a regular expression that the device tree's model begins with
-    loader: str  # what reads the boot configuration: PI or EXTLINUX
-    listed: bool  # in Zymbit's FAQ
-    aes: bool  # its CPU has AES instructions
+    loader: str = PI  # what reads the boot configuration: PI or EXTLINUX
+    listed: bool = True  # in Zymbit's FAQ
+    aes: bool = False  # its CPU has AES instructions
     note: str = ""
 
     @property
@@ -38,34 +38,27 @@ class Board:
 
 
 _OTG = "the stick needs an adapter for its one USB port"
+_TOO_OLD = "its last system (L4T {}) is Ubuntu {}.04: too old for crfs"
 _SMALL = f"32-bit programs only; slow; {_OTG}"
 BOARDS = (
-    Board("Raspberry Pi 3", r"Raspberry Pi 3 Model B(?! Plus|\+)", PI, True, False),
-    Board("Raspberry Pi 3B+", r"Raspberry Pi 3 Model B(?: Plus|\+)", PI, True, False),
-    Board("Raspberry Pi 4", r"Raspberry Pi 4 Model B", PI, True, False),
-    Board("Raspberry Pi 400", r"Raspberry Pi 400", PI, False, False),
-    Board("Raspberry Pi 5", r"Raspberry Pi 5 Model B", PI, False, True),
-    Board("Raspberry Pi 500", r"Raspberry Pi 500", PI, False, True),
-    Board("Raspberry Pi Zero", r"Raspberry Pi Zero(?! 2)", PI, True, False, _SMALL),
-    Board("Raspberry Pi Zero 2", r"Raspberry Pi Zero 2", PI, False, False, _OTG),
-    Board("Compute Module 3", r"Raspberry Pi Compute Module 3", PI, True, False),
-    Board("Compute Module 4", r"Raspberry Pi Compute Module 4(?!S)", PI, True, False),
-    Board("Compute Module 5", r"Raspberry Pi Compute Module 5", PI, False, True),
-    Board(
-        "Jetson Nano",
-        r"NVIDIA Jetson Nano",
-        EXTLINUX,
-        True,
-        True,
-        "its last system (L4T 32) is Ubuntu 18.04: too old for crfs",
-    ),
+    Board("Raspberry Pi 3", r"Raspberry Pi 3 Model B(?! Plus|\+)"),
+    Board("Raspberry Pi 3B+", r"Raspberry Pi 3 Model B(?: Plus|\+)"),
+    Board("Raspberry Pi 4", r"Raspberry Pi 4 Model B"),
+    Board("Raspberry Pi 400", r"Raspberry Pi 400", listed=False),
+    Board("Raspberry Pi 5", r"Raspberry Pi 5 Model B", listed=False, aes=True),
+    Board("Raspberry Pi 500", r"Raspberry Pi 500", listed=False, aes=True),
+    Board("Raspberry Pi Zero", r"Raspberry Pi Zero(?! 2)", note=_SMALL),
+    Board("Raspberry Pi Zero 2", r"Raspberry Pi Zero 2", listed=False, note=_OTG),
+    Board("Compute Module 3", r"Raspberry Pi Compute Module 3"),
+    Board("Compute Module 4", r"Raspberry Pi Compute Module 4(?!S)"),
+    Board("Compute Module 5", r"Raspberry Pi Compute Module 5", listed=False, aes=True),
+    Board("Jetson Nano", r"NVIDIA Jetson Nano", EXTLINUX, aes=True, note=_TOO_OLD.format(32, 18)),
     Board(
         "Jetson Xavier NX",
         r"NVIDIA Jetson Xavier NX",
         EXTLINUX,
-        True,
-        True,
-        "its last system (L4T 35) is Ubuntu 20.04: too old for crfs",
+        aes=True,
+        note=_TOO_OLD.format(35, 20),
     ),
 )
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # see live.py
     from typing import NoReturn
 
 
+_BINDINGS = ("hsm6", "tpm2")  # as in model.py, which takes too long to import here
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message[:1].upper()}{message[1:]}.", advice=f"'{self.prog} --help'")
@@ -24,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="crfs",
         description="Encrypt the root filesystem of this Raspberry Pi; the key is bound to its "
-        "Zymbit HSM6.",
+        "Zymbit HSM6 or TPM 2.0.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"crfs {__version__}")
@@ -46,9 +49,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--yes", action="store_true", help="do not ask; does not cover --erase-usb"
     )
     encrypt.add_argument(
+        "--key",
+        choices=_BINDINGS,
+        default=_BINDINGS[0],
+        help="what the key is bound to (default: hsm6)",
+    )
+    encrypt.add_argument(
         "--no-recovery-key",
         action="store_true",
-        help="make no recovery key: without the HSM the data is gone",
+        help="make no recovery key: without the HSM or TPM the data is gone",
     )
     encrypt.add_argument(
         "--keep-stage", action="store_true", help="do not erase the copy on the stick at the end"
@@ -63,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="for machines")
     add("resume", "go on with a migration that stopped")
     add("rollback", "put everything back, as long as the plain root exists")
-    verify = add("verify", "check that the root is encrypted and unlocked by the HSM")
+    verify = add("verify", "check that the root is encrypted and unlocked by HSM or TPM")
     verify.add_argument("--json", action="store_true", help="for machines")
     verify.add_argument(
         "--record", action="store_true", help="take the boot files as they are now for right"
@@ -91,7 +100,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--curve", metavar="CURVE", default="secp256r1", help="the key's curve (default: secp256r1)"
     )
 
-    recovery = add("recovery-key", "add, test or remove a key that opens cryptrfs without the HSM")
+    recovery = add(
+        "recovery-key", "add, test or remove a key that opens cryptrfs without HSM or TPM"
+    )
     recovery.add_argument("action", choices=("add", "test", "remove"))
 
     header = add("header", "keep a copy of cryptrfs's LUKS header, or bring it back")
@@ -117,6 +128,9 @@ def build_parser() -> argparse.ArgumentParser:
     rehearse = add("rehearse", "rehearse the migration on a virtual Raspberry Pi")
     rehearse.add_argument("--image", metavar="FILE", help="rehearse on a copy of this card image")
     rehearse.add_argument("--board", choices=("q35", "virt", "uml"), help="the virtual board")
+    rehearse.add_argument(
+        "--key", choices=_BINDINGS, default=_BINDINGS[0], help="what the key is bound to"
+    )
     rehearse.add_argument("--deb", metavar="FILE", help="package to install (default: build/)")
     rehearse.add_argument(
         "--out", metavar="FOLDER", default="build/rehearsal", help="for report.json and serial.log"

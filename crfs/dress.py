@@ -13,14 +13,13 @@ from pathlib import Path
 
 from crfs.bootconfig import KEYSCRIPT
 from crfs.errors import HostError
-from crfs.model import ROOT_MAPPING, Plan
+from crfs.model import HSM6, ROOT_MAPPING, SEALED_KEY, TPM2, Plan
 
 # Installed by the package; beside the sources when crfs runs from a checkout.
 SOURCES = (
     Path("/usr/share/crfs/initramfs-hooks"),
     Path(__file__).resolve().parent.parent / "initramfs-hooks",
 )
-SEALED_KEY = "var/lib/zymbit/key.bin.lock"
 
 # Our scripts, and where they go on the encrypted root.
 _SCRIPTS = {
@@ -34,7 +33,10 @@ _SCRIPTS = {
     "record-kernel": "etc/kernel/postinst.d/zz-crfs-record",
 }
 _CONF = "etc/initramfs-tools/conf.d/crfs"
-_CONF_TEXT = "# Written by crfs: the initramfs holds the HSM's sealed key.\nUMASK=0077\n"
+_CONF_TEXT = "# Written by crfs: the initramfs opens the root.\nUMASK=0077\n"
+# Its presence tells keyscript and hook that it is a TPM that opens the key.
+TPM2_SCRIPT = "crfs-tpm2"
+_TPM2_PLACE = "etc/initramfs-tools/scripts/crfs-tpm2"
 
 # What a comparison of the copy with its source passes over.
 DRESSED = frozenset(
@@ -42,6 +44,7 @@ DRESSED = frozenset(
         *_SCRIPTS.values(),
         _CONF,
         SEALED_KEY,
+        _TPM2_PLACE,
         "etc/crypttab",
         "etc/fstab",
         # Folders that may be new.
@@ -60,16 +63,25 @@ def is_dressed(name: bytes) -> bool:
     return os.fsdecode(name) in DRESSED
 
 
+def scripts() -> Path:
+    """The folder with crfs's scripts for the initramfs. Raises HostError."""
+    for folder in SOURCES:
+        if folder.is_dir():
+            return folder
+    raise HostError("The initramfs scripts of crfs are missing.", advice="reinstall crfs")
+
+
 def dress(root: Path, plan: Plan, sealed_key: bytes) -> None:
     """Turn a copy of the plain root into the encrypted root's content. Repeatable."""
-    source = next((folder for folder in SOURCES if folder.is_dir()), None)
-    if source is None:
-        raise HostError("The initramfs scripts of crfs are missing.", advice="reinstall crfs")
+    source = scripts()
     for name, place in _SCRIPTS.items():
         mode = 0o644 if name == "functions" else 0o755
         _place(root / place, (source / name).read_bytes(), mode)
     _place(root / _CONF, _CONF_TEXT.encode(), 0o644)
-    _place(root / SEALED_KEY, sealed_key, 0o600)
+    if plan.binding == HSM6:
+        _place(root / SEALED_KEY, sealed_key, 0o600)
+    if plan.binding == TPM2:
+        _place(root / _TPM2_PLACE, (source / TPM2_SCRIPT).read_bytes(), 0o755)
     for name, edit in (("etc/crypttab", _crypttab), ("etc/fstab", _fstab)):
         path = root / name
         old, mode = b"", 0o644

@@ -63,7 +63,7 @@ class Config:
         found = [entry for entry in self.entries if entry.name == self.default != ""]
         if not found or not found[-1].value("LINUX", "KERNEL") or not found[-1].value("APPEND"):
             raise LayoutError(
-                f"extlinux.conf has no complete entry '{self.default[:40]}' to boot by default.",
+                f"extlinux.conf has no complete entry {self.default[:40]!r} to boot by default.",
                 advice="have its DEFAULT line name an entry with LINUX and APPEND",
             )
         return found[-1]

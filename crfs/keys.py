@@ -16,13 +16,16 @@ from pathlib import Path
 
 from crfs import fatfile, probe, runner
 from crfs.errors import CommandError, HsmError
+from crfs.model import SEALED_KEY
 
+TITLE = "HSM"
 KEY_BYTES = 512
 TOOLS = ("zkgrifs", "zklockifs", "zkunlockifs")
 # Both hold the HSM; the tools above talk to it directly and need it for themselves.
 DAEMON = "zkifc.service"
 SERVICES = (DAEMON, "zkbootrtc.service")
 STATE_FOLDER = Path("/var/lib/zymbit")
+IN_INITRAMFS: tuple[str, ...] = ("zkunlockifs", SEALED_KEY)
 
 _KEY_FOLDER = probe.RUN / "keys"
 _LOOK_AT_LED = (
@@ -49,13 +52,13 @@ def active_services() -> tuple[str, ...]:
     return tuple(unit for unit in SERVICES if probe.unit_active(unit))
 
 
-def take_hsm() -> None:
+def take() -> None:
     """Stop the vendor's services, so that the tools reach the HSM."""
     for unit in active_services():
         runner.run(["systemctl", "stop", unit])
 
 
-def give_back_hsm(services: tuple[str, ...]) -> None:
+def give_back(services: tuple[str, ...]) -> None:
     """Start again what was active before."""
     for unit in services:
         if unit in SERVICES:
@@ -71,6 +74,16 @@ def random_bytes(count: int) -> bytes:
             advice=_LOOK_AT_LED,
         )
     return got
+
+
+def ask() -> None:
+    """See that the HSM answers. Raises HsmError."""
+    random_bytes(32)
+
+
+def make_key() -> bytes:
+    """A new key, of the HSM's random numbers. Raises HsmError."""
+    return random_bytes(KEY_BYTES)
 
 
 def seal(key: bytes) -> bytes:
@@ -93,6 +106,20 @@ def unseal(sealed: bytes) -> bytes:
             advice=_LOOK_AT_LED,
         )
     return key
+
+
+def attach(device: str, sealed: bytes) -> None:
+    """The initramfs has the sealed key as a file; the header has no part of it."""
+
+
+def attached(device: str, sealed: bytes) -> bool:
+    """Nothing of it belongs into the header."""
+    return True
+
+
+def sealed_key(device: str) -> bytes:
+    """The sealed key of the encrypted root that this is."""
+    return Path("/", SEALED_KEY).read_bytes()
 
 
 def _tool(argv: list[str]) -> bytes:

@@ -83,14 +83,12 @@ def add_recovery_key(path: str, key: bytes, recovery: str) -> None:
         ],
         stdin=key + recovery.encode(),
     )  # fmt: skip
-    token = json.dumps({"type": _RECOVERY_TOKEN, "keyslots": [slot]})
-    runner.run(["cryptsetup", "token", "import", "--json-file", "-", path], stdin=token.encode())
+    add_token(path, {"type": _RECOVERY_TOKEN, "keyslots": [slot]})
 
 
 def name_partition(path: str, partuuid: str) -> None:
     """Write into the header which partition it belongs to, so that a backup of it tells too."""
-    token = json.dumps({"type": _DEVICE_TOKEN, "keyslots": [], "partuuid": partuuid})
-    runner.run(["cryptsetup", "token", "import", "--json-file", "-", path], stdin=token.encode())
+    add_token(path, {"type": _DEVICE_TOKEN, "keyslots": [], "partuuid": partuuid})
 
 
 def named_partition(path: str) -> str:
@@ -98,9 +96,8 @@ def named_partition(path: str) -> str:
 
     Raises CommandError for what is no LUKS2 header.
     """
-    for token in _metadata(path)["tokens"].values():
-        if token["type"] == _DEVICE_TOKEN:
-            return str(token.get("partuuid", ""))
+    for token in tokens(path, _DEVICE_TOKEN):
+        return str(token.get("partuuid", ""))
     return ""
 
 
@@ -150,8 +147,7 @@ def _header_file() -> Iterator[Path]:
 
 def recovery_keyslots(path: str) -> list[str]:
     """Numbers of the keyslots that recovery keys open. Raises CommandError."""
-    tokens = _metadata(path)["tokens"].values()
-    return [slot for one in tokens if one["type"] == _RECOVERY_TOKEN for slot in one["keyslots"]]
+    return [slot for one in tokens(path, _RECOVERY_TOKEN) for slot in one["keyslots"]]
 
 
 def remove_recovery_keys(path: str, key: bytes) -> None:
@@ -167,6 +163,17 @@ def remove_recovery_keys(path: str, key: bytes) -> None:
     for number, token in _metadata(path)["tokens"].items():
         if token["type"] == _RECOVERY_TOKEN:
             runner.run(["cryptsetup", "token", "remove", "--token-id", number, path])
+
+
+def add_token(path: str, token: dict[str, Any]) -> None:
+    """Put a token into the header. Raises CommandError."""
+    argv = ["cryptsetup", "token", "import", "--json-file", "-", path]
+    runner.run(argv, stdin=json.dumps(token).encode())
+
+
+def tokens(path: str, kind: str) -> list[dict[str, Any]]:
+    """The tokens of a kind in a header, in their order. Raises CommandError."""
+    return [one for one in _metadata(path)["tokens"].values() if one["type"] == kind]
 
 
 def _metadata(path: str) -> dict[str, Any]:

@@ -143,10 +143,10 @@ class Migration:
             said = probe.printable(note.read_text(errors="replace").strip()).removeprefix("hsm: ")
             return Halt(
                 code=HsmError.code,
-                what=f"The trial boot from {target} failed, because the HSM did not open the "
-                f"key: {said}",
+                what=f"The trial boot from {target} failed, because the "
+                f"{self.context.binding.TITLE} did not open the key: {said}",
                 data=data,
-                advice=f"look at the blue LED and the module's seat; then {ways}",
+                advice=f"look at the module's seat (and the HSM's blue LED); then {ways}",
                 needs_human=True,
             )
         if record.trials >= MAX_TRIALS:
@@ -178,9 +178,10 @@ class Migration:
         getattr(self, name)()
 
     def _require_unlocked(self, mapping: str) -> None:
-        if not probe.unlocked_by_hsm(mapping):
+        if not probe.unlocked_by_itself(mapping):
             raise DisagreementError(
-                "This boot runs from the stick, but it was not the HSM that unlocked it.",
+                "This boot runs from the stick, but it was not the "
+                f"{self.context.binding.TITLE} that unlocked it.",
                 data="The card's root is untouched.",
                 advice="reboot: the card's own root is still the default",
             )

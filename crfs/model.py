@@ -20,6 +20,11 @@ ROOT_MAPPING = "cryptrfs"
 UNIT = "cfg_SD_crfs.service"
 STAGE_MAPPING = "cryptstage"
 STAGE_LABEL = "crfs-stage"
+SEALED_KEY = "var/lib/zymbit/key.bin.lock"  # on a root whose key an HSM6 has sealed
+
+# What a key can be bound to.
+HSM6 = "hsm6"
+TPM2 = "tpm2"
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -76,6 +81,7 @@ class Boot:
 @dataclass(frozen=True)
 class Plan:
     run_id: str
+    binding: str  # what opens the key: HSM6 or TPM2
     card: Card
     stick: Stick
     uuids: Uuids
@@ -86,7 +92,7 @@ class Plan:
     files: int  # inodes in use
     label: str  # of the root filesystem
     swap_files: tuple[str, ...]  # on the root; made anew on the encrypted one, not copied
-    recovery_key: bool  # derived from the HSM's key, and shown in phase 1
+    recovery_key: bool  # derived from the key, and shown in phase 1
     keep_stage: bool  # the stick keeps its encrypted copy at the end
     keep_shell: bool  # the initramfs may offer a shell where it fails
     services: tuple[str, ...]  # of the vendor's, those active before
@@ -179,4 +185,6 @@ def _load_fields(kind: Any, value: Any, where: str) -> Any:
     made = kind(**{name: _load(hints[name], value[name], f"{where}.{name}") for name in names})
     if kind is Uuids and not all(_UUID.fullmatch(one) for one in dataclasses.astuple(made)):
         raise ValueError(f"{where} has a malformed UUID")
+    if kind is Plan and made.binding not in (HSM6, TPM2):
+        raise ValueError(f"{where}.binding is of an unknown kind")
     return made

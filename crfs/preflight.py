@@ -12,11 +12,11 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from crfs import checks, keys, luks, probe
+from crfs import bindings, checks, luks, probe
 from crfs.checks import Machine, storage
 from crfs.errors import LayoutError, StateError, StickError
 from crfs.journal import Journal
-from crfs.model import Boot, Card, Cipher, Plan, Stick, Uuids
+from crfs.model import HSM6, TPM2, Boot, Card, Cipher, Plan, Stick, Uuids
 from crfs.probe import Block, human
 
 DEFAULT_DISK = "/dev/mmcblk0"
@@ -37,6 +37,7 @@ class Wanted:
     recovery_key: bool = True
     keep_stage: bool = False
     keep_shell: bool = False
+    binding: str = HSM6
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,15 @@ def make_plan(machine: Machine, wanted: Wanted, cipher: Cipher = luks.AES) -> De
         )
     checks.require(machine, "Storage")
     card, root = _card_and_root(machine, wanted)
-    checks.require(machine, "Boot chain", "Host software", "HSM")
+    of_binding = ("TPM",) if wanted.binding == TPM2 else ("Zymbit's software", "HSM")
+    checks.require(machine, "Boot chain", "Host software", *of_binding)
     boot = _boot_partition(machine, card)
     usage = probe.usage()
     stick = _find_stick(machine, card, wanted)
     found = _check_stick(machine, stick, wanted, usage)
     plan = Plan(
         run_id=str(uuid.uuid4()),
+        binding=wanted.binding,
         card=Card(
             path=card.path,
             table_id=card.table_id,
@@ -94,10 +97,10 @@ def make_plan(machine: Machine, wanted: Wanted, cipher: Cipher = luks.AES) -> De
         recovery_key=wanted.recovery_key,
         keep_stage=wanted.keep_stage,
         keep_shell=wanted.keep_shell,
-        services=keys.active_services(),
+        services=bindings.named(wanted.binding).active_services(),
         kept_units=probe.kept_units(),
     )
-    return Decision(plan, card, stick, tuple(_warnings(machine, card, stick)), found)
+    return Decision(plan, card, stick, tuple(_warnings(machine, wanted, card, stick)), found)
 
 
 def _fitting(cipher: Cipher, *devices: Block) -> Cipher:
@@ -255,11 +258,11 @@ def _found(stick: Block) -> list[str]:
     return found
 
 
-def _warnings(machine: Machine, card: Block, stick: Block) -> list[str]:
+def _warnings(machine: Machine, wanted: Wanted, card: Block, stick: Block) -> list[str]:
     warnings = []
     if stick.size < 2 * card.size:
         warnings.append(
             f"The stick ({human(stick.size)}) is smaller than twice the card "
             f"({human(card.size)}), which the vendor recommends. The copy fits."
         )
-    return [*warnings, *checks.warnings(machine)]
+    return [*warnings, *checks.warnings(machine, wanted.binding)]

@@ -25,13 +25,12 @@ from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Card, Stick
 
 CONFIG = Path("/etc/crfs.conf")
 RUN = Path("/run/crfs")
-# Left by the keyscript in the initramfs: "<mapping> <boot id>" of an unlock by the HSM.
+# Left by the keyscript in the initramfs: "<mapping> <boot id>" of an unlock by HSM or TPM.
 UNLOCKED = RUN / "unlocked"
 # Where the initramfs leaves the stage's filesystem below the overlay.
 STAGE_BELOW = RUN / "below"
 BOOT_MOUNTS = (Path("/boot/firmware"), Path("/boot"))
 EXTLINUX = Path("/boot/extlinux/extlinux.conf")
-BOARD_MODEL = Path("/proc/device-tree/model")
 
 _LSBLK = "NAME,PATH,TYPE,SIZE,RO,RM,FSTYPE,LABEL,UUID,PARTUUID,PTUUID,MODEL,SERIAL,TRAN,MOUNTPOINTS"
 
@@ -217,14 +216,6 @@ def extlinux_conf() -> Path | None:
     return None
 
 
-def board_model() -> str:
-    """What the device tree calls this board, "" where there is none (a PC)."""
-    try:
-        return printable(BOARD_MODEL.read_text(errors="replace").rstrip("\0\n"))
-    except OSError:
-        return ""
-
-
 def root_source() -> str:
     """The device under /; in phase 2 the one under the overlay."""
     mount = mount_of("/")
@@ -277,8 +268,8 @@ def luks_of_mapping(name: str) -> str:
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
-def unlocked_by_hsm(mapping: str) -> bool:
-    """Whether the HSM unlocked this mapping in this very boot."""
+def unlocked_by_itself(mapping: str) -> bool:
+    """Whether HSM or TPM unlocked this mapping in this very boot, and nobody's recovery key."""
     try:
         lines = UNLOCKED.read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The recovery key: 256 bits that people can type, for the day the HSM does not answer.
+"""The recovery key: 256 bits that people can type, for the day HSM or TPM does not answer.
 
 It is a passphrase of its own in a second keyslot of `cryptrfs`, in the form that systemd uses for
 its recovery keys: 64 letters of the "modhex" alphabet, which lie at the same place on most
@@ -22,10 +22,10 @@ _BYTES = 32
 
 
 def derive(key: bytes, run_id: str) -> str:
-    """The recovery key of a migration, out of the HSM's random key.
+    """The recovery key of a migration, out of its random key.
 
     So phase 2 can put into `cryptrfs` what phase 1 has shown, and nothing has to be kept from one
-    to the other. HMAC leads one way: the recovery key tells nothing of the HSM's key.
+    to the other. HMAC leads one way: the recovery key tells nothing of that key.
     """
     digest = hmac.new(key, f"crfs recovery key {run_id}".encode(), hashlib.sha256).digest()
     return _spell(digest)
@@ -69,7 +69,7 @@ def sheet(key: str) -> str:
         f"    {key[:half]}-",
         f"    {key[half + 1 :]}",
         "",
-        "It opens cryptrfs without the HSM: at the console of this Pi, and on a PC.",
+        "It opens cryptrfs without HSM or TPM: at the console of this Pi, and on a PC.",
     ]
     if shutil.which("qrencode", path=runner.PATH):
         try:

@@ -50,8 +50,9 @@ TOPICS = (
         """
         `crfs doctor` looks at all of it: the power supply, I2C, updates, and whether Zymbit's
         software is installed and bound. By hand: a supply of 5 V and 3 A for a Pi 4 (no phone
-        charger); `ls /dev/i2c-1`; `sudo apt update && sudo apt upgrade` and a reboot; the blue
-        LED once every 3 seconds.
+        charger); `ls /dev/i2c-1`, and if it is not there, I2C on, off and on again in
+        `raspi-config`; `sudo apt update && sudo apt upgrade` and a reboot; the blue LED once every
+        3 seconds.
 
         Nothing else is worth trying before the LED does that.
         """,

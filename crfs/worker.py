@@ -247,6 +247,7 @@ def _complete(context: Context, shown: progress.Progress, log: Any) -> None:
     content = {
         "state": DONE,
         "run_id": context.plan.run_id,
+        "binding": context.plan.binding,
         "card": model.dump(context.plan.card),
         "uuids": model.dump(context.plan.uuids),
         "cipher": model.dump(context.plan.cipher),
@@ -265,7 +266,7 @@ def _complete(context: Context, shown: progress.Progress, log: Any) -> None:
     context.journal.remove()
     consent.withdraw()
     shown.settle(DONE, "the root filesystem is encrypted")
-    log.info("done: / is on cryptrfs, unlocked by the HSM", kind="done")
+    log.info(f"done: / is on cryptrfs, unlocked by the {context.binding.TITLE}", kind="done")
 
 
 def _roll_back(context: Context, shown: progress.Progress, log: Any) -> int:

@@ -14,14 +14,15 @@ PACKAGE = Path(__file__).resolve().parent.parent / "crfs"
 # From the bottom up. A module may import from the lines above its own; the modules of one folder
 # (`steps`, `commands`) may import each other too.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "model", "live", "led", "boards"),
-    ("runner", "log", "fatfile", "streams", "topics"),
+    ("errors", "model", "live", "sight", "boards"),
+    ("runner", "log", "fatfile", "streams", "led", "topics"),
     ("journal",),
     ("bootconfig", "consent"),
     ("bootfiles", "extlinux"),
     ("probe", "bootrecord"),
     ("keys", "luks", "blocks", "trees", "dress", "recovery", "swapfiles", "zymbit"),
-    ("checks",),
+    ("tpm2",),
+    ("bindings", "checks"),
     ("preflight",),
     ("steps",),
     ("machine", "progress"),

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
-from crfs.checks import boot, encryption, host, hsm, i2c, power, storage
+from crfs.checks import boot, encryption, host, hsm, i2c, power, storage, tpm, zymbit
 from crfs.checks.base import Check, Finding, Verdict
 from crfs.checks.machine import Machine
+from crfs.model import HSM6, TPM2
 
 GROUPS: dict[str, tuple[Check, ...]] = {
     "Power": power.CHECKS,
     "I2C": i2c.CHECKS,
     "HSM": hsm.CHECKS,
+    "Zymbit's software": zymbit.CHECKS,
+    "TPM": tpm.CHECKS,
     "Host software": host.CHECKS,
     "Boot chain": boot.CHECKS,
     "Storage": storage.CHECKS,
@@ -20,11 +23,19 @@ GROUPS: dict[str, tuple[Check, ...]] = {
 }
 ALL = tuple(check for checks in GROUPS.values() for check in checks)
 
+# These groups are about one kind of module, and of no use to who has the other.
+_OF = {"I2C": HSM6, "HSM": HSM6, "Zymbit's software": HSM6, "TPM": TPM2}
 
-def require(machine: Machine, *groups: str) -> None:
+
+def groups(binding: str) -> dict[str, tuple[Check, ...]]:
+    """What there is to look at where keys are bound to HSM6 or TPM2."""
+    return {name: checks for name, checks in GROUPS.items() if _OF.get(name, binding) == binding}
+
+
+def require(machine: Machine, *names: str) -> None:
     """Raise the error of the first check of these groups that stops a migration."""
-    for group in groups:
-        for check in GROUPS[group]:
+    for name in names:
+        for check in GROUPS[name]:
             if check.stops is None:
                 continue
             # Not `ask`: an error in looking stops a migration as well, in its own words.
@@ -33,10 +44,10 @@ def require(machine: Machine, *groups: str) -> None:
                 raise check.stops(sentence(finding.said), advice=finding.advice)
 
 
-def warnings(machine: Machine) -> list[str]:
+def warnings(machine: Machine, binding: str) -> list[str]:
     """What does not stop a migration but should be known before it."""
     found = []
-    for check in ALL:
+    for check in (check for checks in groups(binding).values() for check in checks):
         if check.stops is None:
             finding = check.ask(machine)
             if finding.verdict in (Verdict.WARNING, Verdict.FAILURE):
@@ -51,5 +62,6 @@ def sentence(text: str) -> str:
 
 
 __all__ = [
-    "ALL", "GROUPS", "Check", "Finding", "Machine", "Verdict", "require", "sentence", "warnings",
+    "ALL", "GROUPS", "Check", "Finding", "Machine", "Verdict", "groups", "require",
+    "sentence", "warnings",
 ]  # fmt: skip

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from crfs import probe
 from crfs.checks.machine import Machine
-from crfs.errors import CrfsError
+from crfs.errors import CrfsError, LayoutError
 
 FAQ = "Zymbit's HSM6 FAQ"
 
@@ -36,20 +37,26 @@ class Finding:
 
 
 def ok(said: str) -> Finding:
-    return Finding(Verdict.OK, said)
+    return _found(Verdict.OK, said)
 
 
 def warning(said: str, advice: str) -> Finding:
-    return Finding(Verdict.WARNING, said, advice)
+    return _found(Verdict.WARNING, said, advice)
 
 
 def failure(said: str, advice: str) -> Finding:
-    return Finding(Verdict.FAILURE, said, advice)
+    return _found(Verdict.FAILURE, said, advice)
 
 
 def cannot_tell(why: str, advice: str = "", *, needs_root: bool = False) -> Finding:
     """`needs_root` says that the right to look is what is missing, unless root looks already."""
-    return Finding(Verdict.CANNOT_TELL, why, advice, needs_root and os.geteuid() != 0)
+    return _found(Verdict.CANNOT_TELL, why, advice, needs_root and os.geteuid() != 0)
+
+
+def _found(verdict: Verdict, said: str, advice: str = "", root_would_tell: bool = False) -> Finding:
+    """Names and settings come from whoever wrote the card: nothing but printable text goes on."""
+    said, advice = probe.printable_line(said), probe.printable_line(advice)
+    return Finding(verdict, said, advice, root_would_tell)
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,10 @@ class Check:
             return self.look(machine)
         except PermissionError as problem:
             return cannot_tell(f"may not read {problem.filename}", needs_root=True)
+        except LayoutError:
+            return cannot_tell("there is no boot partition to look at")
         except CrfsError as problem:
-            return cannot_tell(problem.what, problem.advice)
+            return cannot_tell(problem.what)
         # A check meets files in any state of decay; none of them is worth a traceback.
         except Exception as problem:
             return cannot_tell(f"{type(problem).__name__}: {problem}".split("\n", 1)[0])

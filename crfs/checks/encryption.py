@@ -1,4 +1,4 @@
-"""Is the root encrypted, opened by the HSM, and in step with what the next boot will find?
+"""Is the root encrypted, opened by HSM or TPM, and in step with what the next boot will find?
 
 A root that was not encrypted by crfs is no fault: all of these are about one that was.
 """
@@ -17,9 +17,11 @@ from crfs.checks.base import Check, Finding, cannot_tell, failure, ok, warning
 from crfs.checks.machine import Machine
 from crfs.fatfile import SUFFIX
 from crfs.journal import FOLDER
-from crfs.model import ROOT_MAPPING, STAGE_LABEL, STAGE_MAPPING
+from crfs.model import ROOT_MAPPING, STAGE_LABEL, STAGE_MAPPING, TPM2
 
 _OWN = "what crfs leaves behind"
+# Zymbit's own conversion uses the same name for the mapping.
+_NO_REPORT = "cryptrfs was not made by crfs, or the report of that is missing"
 _UPDATE = "'sudo update-initramfs -u' before the next reboot: a locked HSM may refuse otherwise"
 
 
@@ -42,9 +44,9 @@ def on_partition() -> str:
 
 
 def unlocked() -> str:
-    if probe.unlocked_by_hsm(ROOT_MAPPING):
+    if probe.unlocked_by_itself(ROOT_MAPPING):
         return ""
-    return "nothing shows that the HSM unlocked the root in this boot"
+    return "nothing shows that HSM or TPM unlocked the root in this boot"
 
 
 def leftovers() -> str:
@@ -120,13 +122,18 @@ def _if_encrypted(
 ) -> Finding:
     if not _encrypted(machine):
         return ok("/ is not encrypted by crfs")
+    if not live.read_report():
+        return cannot_tell(_NO_REPORT)
     problem = problem_of()
     return failure(problem, advice) if problem else ok(well)
 
 
 def _initramfs(machine: Machine) -> Finding:
-    if not _encrypted(machine) or live.has_journal():
+    of_tpm = live.read_report().get("binding") == TPM2
+    if not _encrypted(machine) or live.has_journal() or of_tpm:
         return ok("nothing to compare")
+    if not live.read_report():
+        return cannot_tell(_NO_REPORT)
     image = machine.boot_folder / bootconfig.INITRAMFS
     if not image.exists():
         return failure(f"{image} does not exist: the next boot cannot open /", _UPDATE)
@@ -156,8 +163,8 @@ CHECKS = (
     Check(
         "unlocked-by-hsm", "the note of the initramfs in /run/crfs", _OWN,
         functools.partial(
-            _if_encrypted, unlocked, "the HSM unlocked / in this boot",
-            "reboot and look again; if the recovery key was typed, see to the HSM first",
+            _if_encrypted, unlocked, "HSM or TPM unlocked / in this boot",
+            "reboot and look again; if the recovery key was typed, see to the HSM or TPM first",
         ),
     ),
     Check("initramfs", "times, then contents of initramfs and folder", _OWN, _initramfs),

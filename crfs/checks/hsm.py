@@ -14,14 +14,11 @@ from typing import Any, NoReturn
 from crfs import keys
 from crfs.checks.base import FAQ, Check, Finding, cannot_tell, failure, ok, warning
 from crfs.checks.machine import Machine
+from crfs.checks.zymbit import INSTALL
 from crfs.errors import HostError
 
 _STATE_FOLDER = "/var/lib/zymbit"
 _CLIENT = "Zymbit's Python client"
-_INSTALL = (
-    "install Zymbit's host software and wait until the blue LED blinks once every 3 seconds, "
-    "then try again"
-)
 _BATTERY_EMPTY, _BATTERY_LOW, _NO_BATTERY = 2.3, 2.5, 0.5  # volts
 _COLD, _WARM, _HOT = -20, 70, 85  # degrees Celsius
 _KEEP_OUT = (
@@ -36,7 +33,7 @@ def _folder(machine: Machine) -> Finding:
     if not folder.is_dir():
         return failure(
             f"{_STATE_FOLDER} does not exist: the HSM is not bound to this Pi",
-            f"on a new Pi {_INSTALL}; on one where it worked: {_KEEP_OUT}",
+            f"on a new Pi {INSTALL}; on one where it worked: {_KEEP_OUT}",
         )
     files = _files(folder)
     state = [path for path in files if path.name not in ("zkenv.conf", "key.bin.lock")]

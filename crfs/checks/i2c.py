@@ -7,6 +7,7 @@ pins); Linux 6.6, where the numbers of GPIOs moved.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from crfs import zymbit
 from crfs.checks.base import FAQ, Check, Finding, cannot_tell, failure, ok, warning
@@ -22,25 +23,62 @@ _DEFAULT_ADDRESS = 0x30
 # Overlays that take GPIO 4 unless they are told another pin, and the word that tells it.
 _TAKERS = {
     "w1-gpio": "gpiopin", "w1-gpio-pi5": "gpiopin", "w1-gpio-pullup": "gpiopin",
-    "dht11": "gpiopin", "uart3": "", "i2c3": "pins_2_3", "spi4-1cs": "", "spi4-2cs": "",
+    "dht11": "gpiopin", "uart3": "", "i2c3": "pins_2_3", "spi4-1cs": "cs0_pin",
+    "spi4-2cs": "cs0_pin",
 }  # fmt: skip
-_PIN_WORDS = ("gpiopin", "gpio_pin", "pin", "extpullup", "int_pin", "interrupt")
+_PIN_WORDS = ("gpiopin", "gpio_pin", "gpio", "pin", "extpullup", "int_pin", "interrupt", "cs0_pin")
+# Sections of config.txt that are for some boards only.
+_MODELS = {
+    "pi0": "Raspberry Pi Zero", "pi0w": "Raspberry Pi Zero W", "pi02": "Raspberry Pi Zero 2",
+    "pi1": "Raspberry Pi Model|Raspberry Pi Compute Module Rev", "pi2": "Raspberry Pi 2",
+    "pi3": "Raspberry Pi (3|Compute Module 3)", "pi3+": "Raspberry Pi 3 Model . Plus",
+    "pi4": "Raspberry Pi (4|Compute Module 4)", "pi400": "Raspberry Pi 400",
+    "cm4": "Raspberry Pi Compute Module 4", "cm4s": "Raspberry Pi Compute Module 4S",
+    "pi5": "Raspberry Pi (5|Compute Module 5)", "pi500": "Raspberry Pi 500",
+    "cm5": "Raspberry Pi Compute Module 5",
+}  # fmt: skip
 # The base of the header's GPIOs: by the label of its controller.
 _CONTROLLERS = ("pinctrl-bcm2835", "pinctrl-bcm2711", "pinctrl-rp1")
 _TIMED_OUT = re.compile(r"i2c.*(?:transfer timed out|controller timed out)", re.IGNORECASE)
 _NOTHING_SEEN = "that i2cdetect shows no HSM6 is no fault"
 
 
-def _words(machine: Machine, kind: str) -> list[str]:
-    """What config.txt says after each dtparam= or dtoverlay=, in its order."""
-    text = machine.config.decode(errors="replace")
-    return re.findall(rf"(?m)^[ \t]*{kind}[ \t]*=[ \t]*([^#\r\n]*)", text)
+def _lines(machine: Machine) -> Iterator[tuple[str, str]]:
+    """What config.txt says, name and value, in its order; other models' sections left out."""
+    applies = True
+    for line in machine.config.decode(errors="replace").splitlines():
+        text = line.split("#", 1)[0].strip()
+        section = re.fullmatch(r"\[(.*)\]", text)
+        if section:
+            applies = _applies(section[1].strip().lower(), machine.model)
+        elif applies and "=" in text:
+            name, _, value = text.partition("=")
+            yield name.strip(), value.strip()
+
+
+def _applies(section: str, model: str) -> bool:
+    """Whether a section is for this board; those that ask for something else count as if."""
+    if section in _MODELS and model:
+        return re.match(_MODELS[section], model) is not None
+    return section != "none"
+
+
+def _overlays(machine: Machine) -> list[tuple[str, list[str]]]:
+    """The overlays with their words; a dtparam after an overlay is the overlay's."""
+    found: list[tuple[str, list[str]]] = []
+    for name, value in _lines(machine):
+        if name == "dtoverlay":
+            overlay, *words = (word.strip() for word in value.split(","))
+            found.append((overlay, words))
+        elif name == "dtparam" and found:
+            found[-1][1].extend(word.strip() for word in value.split(","))
+    return found
 
 
 def _enabled(machine: Machine) -> Finding:
     value = None
-    for words in _words(machine, "dtparam"):
-        for word in words.split(","):
+    for kind, words in _lines(machine):
+        for word in words.split(",") if kind == "dtparam" else ():
             name, _, told = word.strip().partition("=")
             if name in ("i2c_arm", "i2c", "i2c1"):
                 value = told.strip() or "on"
@@ -59,15 +97,14 @@ def _device(machine: Machine) -> Finding:
 
 
 def _gpio_4(machine: Machine) -> Finding:
-    for words in _words(machine, "dtoverlay"):
-        name, *options = (word.strip() for word in words.split(","))
-        told = dict(option.partition("=")[::2] for option in options)
+    for name, words in _overlays(machine):
+        told = dict(word.partition("=")[::2] for word in words)
         pins = [told[word] for word in _PIN_WORDS if word in told]
         by_default = name in _TAKERS and _TAKERS[name] not in told
-        if str(_WAKE_GPIO) in pins or (by_default and not pins):
+        if str(_WAKE_GPIO) in pins or by_default:
             return failure(
-                f"'dtoverlay={words.strip()}' in config.txt takes GPIO 4 (pin 7), the HSM's "
-                "interrupt line",
+                f"'dtoverlay={','.join([name, *words])}' in config.txt takes GPIO 4 (pin 7), the "
+                "HSM's interrupt line",
                 "remove that line (1-Wire: raspi-config, Interface Options), or give it another "
                 "pin, for example 'dtoverlay=w1-gpio,gpiopin=17'; then reboot",
             )

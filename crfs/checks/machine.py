@@ -5,16 +5,16 @@ Files are read below `root`, so that the trees of real boards can be looked at i
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import platform
 import re
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from crfs import bootfiles, keys, probe, runner
 from crfs.errors import CommandError, LayoutError
@@ -29,6 +29,9 @@ _MOST_BYTES = 1 << 20
 _HSM_TIMEOUT_S = 15
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
 class Unit:
     """A systemd unit in systemd's own words, "" where it knows none."""
@@ -38,11 +41,36 @@ class Unit:
     enabled: str
 
 
+class fact(Generic[T]):
+    """A property that is read once. What was raised is raised again: a command that hangs or is
+    missing is not tried by each check anew."""
+
+    def __init__(self, look: Callable[[Any], T]) -> None:
+        self._look = look
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, machine: Machine | None, owner: type) -> T:
+        if machine is None:
+            return cast(T, self)
+        if self._name not in machine.seen:
+            try:
+                machine.seen[self._name] = self._look(machine), None
+            except Exception as problem:
+                machine.seen[self._name] = None, problem
+        value, raised = machine.seen[self._name]
+        if raised is not None:
+            raise raised
+        return cast(T, value)
+
+
 class Machine:
     """The machine that crfs runs on, or the part of one that a test has laid out below `root`."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or ROOT
+        self.seen: dict[str, tuple[Any, Exception | None]] = {}
 
     # --- files ------------------------------------------------------------------------------------
 
@@ -64,41 +92,41 @@ class Machine:
 
     # --- board and kernel -------------------------------------------------------------------------
 
-    @functools.cached_property
+    @fact
     def model(self) -> str:
         """The board in the words of its device tree, "" where it has none."""
         return probe.printable(self.read("/proc/device-tree/model") or "")
 
-    @functools.cached_property
+    @fact
     def kernel(self) -> str:
         return probe.kernel_release()
 
-    @functools.cached_property
+    @fact
     def kernel_is_64_bit(self) -> bool:
         return platform.machine() in ("aarch64", "x86_64")
 
-    @functools.cached_property
+    @fact
     def cmdline(self) -> str:
         return probe.kernel_cmdline()
 
-    @functools.cached_property
+    @fact
     def kernel_log(self) -> str:
         """What the kernel said in this boot; "" where it cannot be read."""
         argv = ["journalctl", "--dmesg", "--quiet", "--no-pager", "--output=cat"]
         return runner.query(argv, timeout=10, ok=(0, 1))
 
-    @functools.cached_property
+    @fact
     def now(self) -> float:
         return time.time()
 
     # --- boot partition ---------------------------------------------------------------------------
 
-    @functools.cached_property
+    @fact
     def boot_folder(self) -> Path:
         """The mount point of the boot partition. Raises LayoutError if none is mounted."""
         return probe.boot_mount()
 
-    @functools.cached_property
+    @fact
     def boot_mount(self) -> Mount:
         """How the boot partition is mounted. Raises LayoutError if it is not."""
         mount = probe.mount_of(str(self.boot_folder))
@@ -106,7 +134,7 @@ class Machine:
             raise LayoutError("The boot partition was unmounted a moment ago.", advice="try again")
         return mount
 
-    @functools.cached_property
+    @fact
     def config(self) -> bytes:
         """config.txt without crfs's block. Raises LayoutError if it is not mounted."""
         with (self.boot_folder / "config.txt").open("rb") as file:
@@ -117,7 +145,7 @@ class Machine:
         """The file with the kernel's command line, beside config.txt."""
         return bootfiles.setting(self.config, "cmdline") or "cmdline.txt"
 
-    @functools.cached_property
+    @fact
     def boot_free(self) -> int:
         """Bytes that are free on the boot partition."""
         facts = os.statvfs(self.boot_folder)
@@ -125,19 +153,19 @@ class Machine:
 
     # --- disks ------------------------------------------------------------------------------------
 
-    @functools.cached_property
+    @fact
     def disks(self) -> tuple[Block, ...]:
         return tuple(probe.disks())
 
-    @functools.cached_property
+    @fact
     def root_device(self) -> str:
         return probe.root_source()
 
-    @functools.cached_property
+    @fact
     def root_mount(self) -> Mount:
         return probe.mount_of("/") or Mount("/", "", "", ())
 
-    @functools.cached_property
+    @fact
     def swaps(self) -> tuple[Swap, ...]:
         return tuple(probe.swaps())
 
@@ -152,7 +180,7 @@ class Machine:
 
     # --- services and HSM -------------------------------------------------------------------------
 
-    @functools.cached_property
+    @fact
     def units(self) -> dict[str, Unit]:
         """The services that checks ask for, all in one question."""
         names = (*keys.SERVICES, UNIT, UPGRADES)
@@ -168,7 +196,7 @@ class Machine:
             )
         return {name: found.get(name, Unit("", "", "")) for name in names}
 
-    @functools.cached_property
+    @fact
     def hsm(self) -> dict[str, Any]:
         """What the HSM tells through Zymbit's client; see zymbit.report.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from crfs.checks import GROUPS, Check, Finding, Machine, Verdict, sentence
+from crfs import live
+from crfs.checks import Check, Finding, Machine, Verdict, groups, sentence
 from crfs.errors import CrfsError, DoctorFailure, DoctorUnsure, DoctorWarning
+from crfs.model import HSM6
 
 Found = list[tuple[str, Check, Finding]]
 
@@ -26,8 +28,12 @@ _ENDS: tuple[tuple[Verdict, type[CrfsError], str], ...] = (
 
 def run(args: argparse.Namespace) -> int:
     machine = Machine()
+    # An encrypted root tells what it is bound to; on others the HSM is looked for.
+    binding = live.read_report().get("binding", HSM6)
     found = [
-        (group, check, check.ask(machine)) for group, checks in GROUPS.items() for check in checks
+        (group, check, check.ask(machine))
+        for group, checks in groups(binding).items()
+        for check in checks
     ]
     if args.json:
         print(json.dumps([_row(*one) for one in found], indent=1))
@@ -60,13 +66,14 @@ def _row(group: str, check: Check, finding: Finding) -> dict[str, object]:
 
 def _render(found: Found) -> str:
     lines: list[str] = []
-    for group in GROUPS:
-        lines.append(group)
-        for name, _, finding in found:
-            if name == group:
-                lines.append(f"  {_MARKS[finding.verdict]} {finding.said}")
-                if finding.advice:
-                    lines.append(f"          Next: {finding.advice}")
+    last = ""
+    for group, _, finding in found:
+        if group != last:
+            lines.append(group)
+        last = group
+        lines.append(f"  {_MARKS[finding.verdict]} {finding.said}")
+        if finding.advice:
+            lines.append(f"          Next: {finding.advice}")
     hidden = [check.id for _, check, finding in found if finding.root_would_tell]
     if hidden:
         lines.append(f"As root ('sudo crfs doctor') these can tell as well: {', '.join(hidden)}.")

@@ -6,7 +6,20 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from crfs import boards, consent, keys, live, luks, model, preflight, probe, progress, recovery
+from crfs import (
+    bindings,
+    boards,
+    consent,
+    keys,
+    live,
+    luks,
+    model,
+    preflight,
+    probe,
+    progress,
+    recovery,
+)
+from crfs.bindings import Binding
 from crfs.bootfiles import BootFiles
 from crfs.checks import Machine
 from crfs.commands import extlinux_plan, follow
@@ -32,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         stick=args.usb,
         erase_stick=args.erase_usb,
         recovery_key=not args.no_recovery_key,
+        binding=args.key,
         keep_stage=args.keep_stage,
         keep_shell=args.keep_shell,
     )
@@ -40,30 +54,33 @@ def run(args: argparse.Namespace) -> int:
     cipher = dataclasses.replace(luks.choose_cipher(), sector=decision.plan.cipher.sector)
     plan = dataclasses.replace(decision.plan, cipher=cipher)
     decision = dataclasses.replace(decision, plan=plan)
+    binding = bindings.named(plan.binding)
     if args.dry_run:
         print(describe(decision))
-        held = (
-            "held by zkifc, not asked in a dry run" if keys.DAEMON in plan.services else _ask_hsm()
+        holders = ", ".join(plan.services)
+        print(
+            f"{binding.TITLE}: held by {holders}, not asked in a dry run"
+            if holders
+            else _ask(binding)
         )
-        print(f"HSM: {held}")
         print("This was a dry run: nothing was changed.")
         return 0
     boot, journal = BootFiles(Path(plan.boot.mount), plan), Journal(Path(plan.boot.mount))
-    keys.take_hsm()
+    binding.take()
     try:
         print(describe(decision))
-        print(f"HSM: {_ask_hsm()}")
+        print(_ask(binding))
         if not args.yes:
             confirm(f"Erase {decision.stick.describe()} and encrypt {decision.card.describe()}?")
         finished: tuple[str, ...] = ()
         if plan.recovery_key:
-            finished = (_make_key(boot, ask=not args.yes),)
+            finished = (_make_key(binding, boot, ask=not args.yes),)
         consent.give(plan)
         journal.write(
             model.Record(plan=plan, state=STAGING, boot_id=probe.boot_id(), finished=finished)
         )
     except BaseException:
-        keys.give_back_hsm(plan.services)
+        binding.give_back(plan.services)
         boot.remove_own()
         journal.remove()
         consent.withdraw()
@@ -72,14 +89,14 @@ def run(args: argparse.Namespace) -> int:
     return follow.follow()
 
 
-def _make_key(boot: BootFiles, *, ask: bool) -> str:
+def _make_key(binding: Binding, boot: BootFiles, *, ask: bool) -> str:
     """Do the step `seal-key` here, where somebody sees the recovery key; return the step's id.
 
     Nothing is written before the key has been read. Raises Declined, HsmError.
     """
     keys.protect_memory()
-    key = keys.random_bytes(keys.KEY_BYTES)
-    sealed = keys.seal(key)
+    key = binding.make_key()
+    sealed = binding.seal(key)
     shown = recovery.derive(key, boot.plan.run_id)
     print("\n" + recovery.sheet(shown), flush=True)
     if ask:
@@ -104,20 +121,21 @@ def _confirm(shown: str) -> None:
     )
 
 
-def _ask_hsm() -> str:
-    keys.random_bytes(32)
-    return "answers"
+def _ask(binding: Binding) -> str:
+    binding.ask()
+    return f"{binding.TITLE}: answers"
 
 
 def describe(decision: Decision) -> str:
     """The plan, for a person to agree to."""
     plan = decision.plan
     root = f"{plan.card.path} partition {plan.card.root_number}"
+    title = bindings.named(plan.binding).TITLE
     lines = [
         "Now:",
         _indent(probe.lsblk_tree()),
         "",
-        f"Board: {boards.name(probe.board_model())}",
+        f"Board: {boards.name(Machine().model)}",
         f"Card:  {decision.card.describe()}",
         f"Stick: {decision.stick.describe()}",
         "",
@@ -139,9 +157,9 @@ def describe(decision: Decision) -> str:
         "half.",
         "Recovery key: "
         + (
-            "shown when you agree, stored nowhere; it opens cryptrfs without the HSM."
+            f"shown when you agree, stored nowhere; it opens cryptrfs without the {title}."
             if plan.recovery_key
-            else "none; without the HSM the data is gone."
+            else f"none; without the {title} the data is gone."
         ),
         "A power cut at any time loses nothing: the work goes on at the next boot.",
         *_protection(plan),

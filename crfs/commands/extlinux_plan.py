@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from crfs import boards, bootconfig, extlinux, probe
+from crfs.checks import Machine
 from crfs.errors import CrfsError, HostError, LayoutError
 
 
@@ -16,7 +17,7 @@ def show(conf: Path) -> None:
     changes = difflib.unified_diff(
         old.splitlines(), extlinux.final(old).splitlines(), "now", "afterwards", lineterm=""
     )
-    print(f"Board: {boards.name(probe.board_model())}")
+    print(f"Board: {boards.name(Machine().model)}")
     print(f"Root:  {probe.root_source()}")
     print(f"/boot: {'a partition of its own' if _is_apart(conf) else 'inside the root'}")
     print(f"\n{conf} in the end:\n")

@@ -30,8 +30,9 @@ def _back_up(file: Path) -> None:
     luks.back_up_header(root_device(), file)
     print(
         f"The header of cryptrfs is in {file}.\n"
-        "Keep it elsewhere than on this card. It opens nothing without the HSM or a recovery key;\n"
-        "but a recovery key that you remove later still opens what this header is restored to."
+        "Keep it elsewhere than on this card. It opens nothing without HSM, TPM or a recovery\n"
+        "key; but a recovery key that you remove later still opens what this header is restored\n"
+        "to."
     )
 
 

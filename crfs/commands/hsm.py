@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crfs import keys, live, zymbit
+from crfs import keys, live, probe, zymbit
 from crfs.checks import Machine
 from crfs.commands import common, follow
 from crfs.errors import HsmError, UsageError
@@ -44,7 +44,8 @@ def _info(args: argparse.Namespace) -> None:
 
 def _render(told: dict[str, Any]) -> str:
     def value(name: str, form: str = "{}") -> str:
-        return "not told" if told.get(name) is None else form.format(told[name])
+        text = "not told" if told.get(name) is None else form.format(told[name])
+        return probe.printable_line(text)
 
     if told["locked"] is None:
         mode = "not told"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # see live.py
 
     from crfs.led import Pattern
 
-# Below this the best match is called a guess; within the second of the best it may be another.
+# Below the first mark a match is called a guess; what comes this near to the best is shown too.
 _SURE = 0.6
 _CLOSE = 0.1
 
@@ -39,17 +39,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _ask() -> str:
+    """A description, "" for none; a number stands for the words of the list."""
     try:
-        return input("\nWhich do you see? Its number, or your own words (Enter: none): ").strip()
+        said = input("\nWhich do you see? Its number, or your own words (Enter: none): ").strip()
     except EOFError:
         return ""
+    listed = {str(number): pattern.looks for number, pattern in enumerate(led.PATTERNS, 1)}
+    return listed.get(said, said)
 
 
 def _find(text: str) -> list[tuple[float, Pattern]]:
     """The patterns with their likeness. Raises UsageError for what says nothing of an LED."""
-    numbers = {str(number): pattern for number, pattern in enumerate(led.PATTERNS, 1)}
-    if text in numbers:
-        return [(1.0, numbers[text])]
     found = led.rank(text)
     if not found:
         raise UsageError(

@@ -1,13 +1,12 @@
-"""`crfs recovery-key`: a second way into cryptrfs, for the day the HSM does not answer."""
+"""`crfs recovery-key`: a second way into cryptrfs, for the day HSM or TPM does not answer."""
 
 from __future__ import annotations
 
 import argparse
 import getpass
 import sys
-from pathlib import Path
 
-from crfs import dress, keys, live, luks, recovery
+from crfs import bindings, keys, live, luks, recovery
 from crfs.commands import follow
 from crfs.commands.common import require_root, root_device
 from crfs.errors import VerifyError
@@ -23,19 +22,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _hsm_key() -> bytes:
-    """The key that the HSM opens; its services are stopped only meanwhile. Raises HsmError."""
-    active = keys.active_services()
-    keys.take_hsm()
+def _own_key(device: str) -> bytes:
+    """The key that HSM or TPM opens; services are stopped only meanwhile. Raises HsmError."""
+    binding = bindings.named(bindings.kind_of(device))
+    active = binding.active_services()
+    binding.take()
     try:
-        return keys.unseal(Path("/", dress.SEALED_KEY).read_bytes())
+        return binding.unseal(binding.sealed_key(device))
     finally:
-        keys.give_back_hsm(active)
+        binding.give_back(active)
 
 
 def _add(device: str) -> None:
     made = recovery.fresh()
-    luks.add_recovery_key(device, _hsm_key(), made)
+    luks.add_recovery_key(device, _own_key(device), made)
     print(recovery.sheet(made))
     count = len(luks.recovery_keyslots(device))
     if count > 1:
@@ -58,5 +58,6 @@ def _test(device: str) -> None:
 
 
 def _remove(device: str) -> None:
-    luks.remove_recovery_keys(device, _hsm_key())
-    print("cryptrfs has no recovery key any more: only the HSM opens it.")
+    luks.remove_recovery_keys(device, _own_key(device))
+    title = bindings.named(bindings.kind_of(device)).TITLE
+    print(f"cryptrfs has no recovery key any more: only the {title} opens it.")

@@ -19,6 +19,7 @@ def run(args: argparse.Namespace) -> int:
         image=Path(args.image) if args.image else None,
         board=args.board,
         keep=args.keep,
+        key=args.key,
     )
     if not report.ok:
         raise RehearsalError(

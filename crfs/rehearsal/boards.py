@@ -29,7 +29,8 @@ KVM_CPU = "host,-arch-capabilities"
 class Wiring:
     """What a Pi is connected to when its power comes on.
 
-    `hsm` and `firmware` are open sockets' descriptors; `monitor` is where QEMU listens for orders.
+    `hsm` and `firmware` are open sockets' descriptors; `monitor` is where QEMU listens for orders,
+    `tpm` where swtpm does.
     On user-mode Linux, a card or stick may be the socket of a vhost-user disk instead of an image,
     and without `discard` its images are disks that cannot discard.
     """
@@ -45,6 +46,7 @@ class Wiring:
     monitor: Path
     kvm: bool
     discard: bool
+    tpm: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Board:
     `model` is the section of config.txt that applies, `default_kernel` what that model's firmware
     boots by itself. `console`, `hsm_line` and `firmware_line` are the guest's names of its three
     serial lines, `card` and `stick` those of its disks. `slowness` is about how many times slower
-    than user-mode Linux it is without KVM: time limits are multiplied by it.
+    than user-mode Linux it is without KVM: time limits are multiplied by it. `tpm` is QEMU's name
+    of a TPM that the board's kernel has a driver for, "" if there is none.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Board:
     card: str
     stick: str
     slowness: float
+    tpm: str = ""
 
     @property
     def tokens(self) -> list[str]:
@@ -101,6 +105,7 @@ BOARDS = {
         *("ttyS0", "ttyS1", "ttyS2"),
         *("/dev/mmcblk0", "/dev/sda"),
         slowness=5.0,
+        tpm="tpm-tis",
     ),
     "virt": Board(
         "virt",
@@ -171,6 +176,10 @@ def qemu_command(board: Board, wiring: Wiring) -> list[str]:
     if wiring.stick is not None:
         stick = f"usb-storage,id=stick,drive=stickdrive,serial={wiring.stick_serial},removable=on"
         arguments += ["-drive", drive("stickdrive", wiring.stick), "-device", stick]
+    if wiring.tpm is not None:
+        arguments += ["-chardev", f"socket,id=swtpm,path={wiring.tpm}"]
+        arguments += ["-tpmdev", "emulator,id=tpm,chardev=swtpm"]
+        arguments += ["-device", f"{board.tpm},tpmdev=tpm"]
     return [
         *arguments,
         "-device",

@@ -21,7 +21,7 @@ PACKAGES = (
     *("libcap2-bin", "libpam-systemd", "login", "openssh-server", "procps", "python3"),
     *("python3-distutils", "python3-pyudev", "python3-sh", "python3-structlog"),
     *("python3-systemd", "python3-transitions", "rsync", "sudo", "systemd", "systemd-sysv"),
-    *("systemd-timesyncd", "udev", "util-linux", "zstd"),
+    *("systemd-timesyncd", "tpm2-tools", "udev", "util-linux", "zstd"),
 )
 NOT_UNPACKED = (
     "/usr/share/man/*",

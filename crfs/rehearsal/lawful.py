@@ -25,6 +25,7 @@ LAWFUL = (
     Lawful("/etc/initramfs-tools/hooks/crfs", INITRAMFS),
     Lawful("/etc/initramfs-tools/conf.d/crfs", INITRAMFS),
     Lawful("/etc/initramfs-tools/scripts/crfs-functions", INITRAMFS),
+    Lawful("/etc/initramfs-tools/scripts/crfs-tpm2", INITRAMFS),
     Lawful("/etc/initramfs-tools/scripts/local-*/crfs", INITRAMFS),
     Lawful("/etc/initramfs/post-update.d/zz-crfs*", INITRAMFS),
     Lawful("/etc/kernel/postinst.d/zz-crfs-record", INITRAMFS),

@@ -33,6 +33,7 @@ from crfs.rehearsal.console import Console, ConsoleClosed, ConsoleTimeout
 from crfs.rehearsal.module import HsmProcess
 from crfs.rehearsal.monitor import Monitor
 from crfs.rehearsal.programs import end_process_group
+from crfs.rehearsal.tpm import TpmProcess
 
 USER = "pi"
 PASSWORD = "raspberry"  # noqa: S105 - the well-known one, on a Pi that is nowhere
@@ -80,6 +81,7 @@ class VirtualPi:
         board: str = "uml",
         stick: Path | None = None,
         hsm: HsmProcess | None = None,
+        tpm: TpmProcess | None = None,
         tryboot: bool = True,
         discard: bool = True,
         card_id: str = "card-1",
@@ -90,10 +92,10 @@ class VirtualPi:
         """A Pi without power. `folder` gets the serial log (`serial.log`, all boots).
 
         `tryboot` false is an old firmware without one-shot boot; `discard` false (on `uml`) are
-        disks that cannot discard. `card_id` and `board_id` are what
-        an HSM in production mode binds to. `served` (on `uml`) has the sockets of vhost-user
-        processes that serve card and stick in place of the emulator, by image. `on_line` is
-        called with each line on the console, in a thread of its own.
+        disks that cannot discard. `card_id` and `board_id` are what an HSM in production mode
+        binds to. `tpm` is for boards that have one. `served` (on `uml`) has the sockets of
+        vhost-user processes that serve card and stick in place of the emulator, by image.
+        `on_line` is called with each line on the console, in a thread of its own.
         """
         self.board = find_board(board)
         self._served = served or {}
@@ -103,6 +105,9 @@ class VirtualPi:
         self.stick = stick
         self.stick_serial = "CRFS0001"
         self.hsm = hsm
+        if tpm is not None and not self.board.tpm:
+            raise RehearsalError(f"The board {board} has no TPM; q35 has one.")
+        self.tpm = tpm
         self.tryboot = tryboot
         self.discard = discard
         self.card_id = card_id
@@ -160,6 +165,8 @@ class VirtualPi:
         console, console_far = socket.socketpair()
         line, line_far = socket.socketpair()
         wires = [line_far]
+        if self.tpm is not None:
+            self.tpm.power_on()
         hsm = self._connect_hsm()
         if hsm is not None:
             wires.append(hsm)
@@ -175,6 +182,7 @@ class VirtualPi:
             monitor=self._work / "monitor",
             kvm=self.kvm,
             discard=self.discard,
+            tpm=self.tpm.control if self.tpm else None,
         )
         with (self._work / "emulator.log").open("ab") as errors:
             self._process = subprocess.Popen(

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from crfs import tpm2
 from crfs.errors import RehearsalError
+from crfs.model import HSM6, TPM2
 from crfs.rehearsal.base import CACHE, CARD_BYTES, build_base
 from crfs.rehearsal.display import Display
 from crfs.rehearsal.graft import graft
@@ -27,11 +29,14 @@ from crfs.rehearsal.manifest import Manifest, compare, dump, read_root
 from crfs.rehearsal.module import HsmProcess
 from crfs.rehearsal.pi import Boot, ConsoleClosed, VirtualPi
 from crfs.rehearsal.rawsearch import find_in_image
+from crfs.rehearsal.tpm import TpmProcess
 
 # The emulated SD card is what people have: the same device names as on a real Pi.
 DEFAULT_BOARD = "q35"
 RECORDS = "/var/lib/recorder/records"
 SEALED_KEY = "/var/lib/zymbit/key.bin.lock"
+# A Pi with a TPM has none of it.
+ZYMBIT = "/var/lib/zymbit /usr/sbin/zkgrifs /usr/sbin/zklockifs /usr/sbin/zkunlockifs"
 DEB_ON_CARD = "/home/pi/crfs.deb"
 UNIT = "cfg_SD_crfs"
 MAX_BOOTS = 6
@@ -51,7 +56,8 @@ class Report:
 
     `boots` has for each boot its root device, whether it was a trial, and how it ended.
     `differences` counts the lines of `difference_list`. `markers_found` names the images in which
-    a marker string of the root was found, which is as bad as a difference.
+    a marker string of the root was found, which is as bad as a difference. `hsm_unlocks` counts
+    those of a TPM as well.
     """
 
     ok: bool = False
@@ -83,13 +89,15 @@ def rehearse(
     boot: str = "/boot/firmware",
     tryboot: bool = True,
     cache: Path = CACHE,
+    key: str = HSM6,
 ) -> Report:
     """Migrate a virtual Pi from plain to encrypted; write out/report.json; return the report.
 
     `deb` is the crfs package that the user of the virtual Pi installs. `image` is a card image to
     work on a copy of, instead of a made one. `board` is q35 (default), virt or uml. `keep` leaves
     the card and stick images in `out`. `boot` is where the card mounts its FAT. `tryboot` false
-    stands for a firmware without one-shot boot. `cache` is where base images are kept.
+    stands for a firmware without one-shot boot. `cache` is where base images are kept. `key` is
+    what the key is bound to, HSM6 or TPM2; only q35 has a TPM.
 
     Raises RehearsalError if the virtual Pi cannot be built or does not do what it should; the
     report is written then as well, with `ok` false and the reason in `problem`.
@@ -99,7 +107,7 @@ def rehearse(
     if image is not None:
         require_card_image(image)
     out.mkdir(parents=True, exist_ok=True)
-    with _Rehearsal(board or DEFAULT_BOARD, out, tryboot=tryboot) as run:
+    with _Rehearsal(board or DEFAULT_BOARD, out, tryboot=tryboot, key=key) as run:
         try:
             run.prepare(deb, image, boot, cache)
             run.migrate()
@@ -141,7 +149,7 @@ def require_card_image(image: Path) -> None:
 class _Rehearsal:
     """One run: the images, the HSM, the Pi, and the report as it grows."""
 
-    def __init__(self, board: str, out: Path, *, tryboot: bool) -> None:
+    def __init__(self, board: str, out: Path, *, tryboot: bool, key: str) -> None:
         self.report = Report(board=board)
         self.display = Display()
         self.out = out
@@ -154,13 +162,17 @@ class _Rehearsal:
         self._started = time.monotonic()
         (out / "serial.log").unlink(missing_ok=True)
         (out / "hsm.json").unlink(missing_ok=True)
+        (out / "tpm.log").unlink(missing_ok=True)
+        self.binding = key
         self.hsm = HsmProcess(out)
+        self.tpm = TpmProcess(out)
         self.pi = VirtualPi(
             out,
             self.card,
             board=board,
             stick=self.stick,
-            hsm=self.hsm,
+            hsm=self.hsm if key == HSM6 else None,
+            tpm=self.tpm if key == TPM2 else None,
             tryboot=tryboot,
             on_line=self.display.pi_says,
         )
@@ -171,6 +183,7 @@ class _Rehearsal:
     def __exit__(self, *_: object) -> None:
         self.pi.close()
         self.hsm.stop()
+        self.tpm.power_off()
 
     # --- before -------------------------------------------------------------------------------
 
@@ -197,6 +210,10 @@ class _Rehearsal:
         """From the first boot of the plain card to the last words of the encrypted one."""
         self._power_on()
         self.pi.login()
+        if self.binding == TPM2:
+            self.pi.check(
+                f"sudo systemctl disable -q --now zkifc zkbootrtc && sudo rm -rf {ZYMBIT}"
+            )
         self.display.say("Installing crfs with apt")
         self.pi.check(
             f"sudo apt-get install -y --no-install-recommends "
@@ -206,7 +223,8 @@ class _Rehearsal:
         disks = ""
         if self.pi.board.name == "uml":
             disks = f" --disk {self.pi.board.card} --usb {self.pi.board.stick}"
-        command = f"sudo crfs encrypt --yes --erase-usb{disks}"
+        bound = f" --key {self.binding}" if self.binding != HSM6 else ""
+        command = f"sudo crfs encrypt --yes --erase-usb{bound}{disks}"
         self.display.say(f"$ {command}")
         self._follow_command(command)
         self.truth = read_root(self.card)[0]
@@ -275,10 +293,18 @@ class _Rehearsal:
         self.report.verify_code, text = self.pi.run("sudo crfs verify")
         self.display.say(f"$ sudo crfs verify\n{text}")
         self.report.lsblk = self.pi.check("lsblk")
-        sealed = base64.b64decode(self.pi.check(f"sudo base64 {SEALED_KEY}"))
-        self.key = self.hsm.unseal(sealed)
+        sealed = self._sealed_key()
         self.display.say("Powering off")
         self.pi.shutdown()
+        self.key = (self.tpm if self.binding == TPM2 else self.hsm).unseal(sealed)
+
+    def _sealed_key(self) -> bytes:
+        """What only the HSM or TPM opens, as the encrypted Pi keeps it."""
+        if self.binding == HSM6:
+            return base64.b64decode(self.pi.check(f"sudo base64 {SEALED_KEY}"))
+        dump = f"sudo cryptsetup luksDump --dump-json-metadata {self.pi.board.card}p2"
+        tokens = json.loads(self.pi.check(dump))["tokens"].values()
+        return next(json.dumps(one).encode() for one in tokens if one["type"] == tpm2.TOKEN)
 
     # --- after --------------------------------------------------------------------------------
 
@@ -296,6 +322,8 @@ class _Rehearsal:
             self._judge_records(files[RECORDS])
         self._search(self.stick, "the stick at the end")
         self._search(self.card, "the card at the end")
+        if self.tpm.overheard(self.key):
+            report.markers_found.append("the key on the bus of the TPM")
         report.ok = (
             report.differences == 0
             and report.verify_code == 0
@@ -334,7 +362,9 @@ class _Rehearsal:
             for boot in self.pi.boots
         ]
         with contextlib.suppress(OSError, RehearsalError):
-            report.hsm_unlocks = self.hsm.counter("unlocks")
+            report.hsm_unlocks = (
+                self.tpm.unlocks() if self.binding == TPM2 else self.hsm.counter("unlocks")
+            )
         report.seconds = round(time.monotonic() - self._started, 1)
         text = json.dumps(dataclasses.asdict(report), indent=1)
         (self.out / "report.json").write_text(text + "\n")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crfs import keys, luks, probe, recovery, runner
+from crfs import bindings, luks, probe, recovery, runner
 from crfs.bootconfig import BootConfig
 from crfs.journal import Journal
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan, Record
@@ -73,11 +73,16 @@ class Context:
         self.journal.write(self.record)
         self.saved(self.record)
 
+    @property
+    def binding(self) -> bindings.Binding:
+        """What the key of this run is bound to."""
+        return bindings.named(self.plan.binding)
+
     def key(self) -> bytes:
-        """The plain key, opened by the HSM at the first call. Raises HsmError."""
+        """The plain key, opened by the HSM or TPM at the first call. Raises HsmError."""
         if not self._key:
-            keys.take_hsm()
-            self._key = keys.unseal(self.boot.sealed_key.read_bytes())
+            self.binding.take()
+            self._key = self.binding.unseal(self.boot.sealed_key.read_bytes())
         return self._key
 
     def recovery_key(self) -> str:
@@ -85,18 +90,22 @@ class Context:
         return recovery.derive(self.key(), self.plan.run_id)
 
     def format(self, device: str, uuid: str, label: str, offset: int = luks.HEADER_BYTES) -> None:
-        """Make a LUKS header of this run: opened by the HSM's key, and by the recovery key."""
+        """Make a LUKS header of this run: opened by its key, and by the recovery key."""
         luks.format_device(device, uuid, self.plan.cipher, self.key(), label, offset)
+        self.binding.attach(device, self.boot.sealed_key.read_bytes())
         if self.plan.recovery_key:
             luks.add_recovery_key(device, self.key(), self.recovery_key())
         runner.run(["udevadm", "settle", "--timeout=30"])
 
     def formatted(self, device: str) -> bool:
-        """Whether the keys of this run open the header on a device."""
+        """Whether the keys of this run open the header on a device, in the next boot too."""
         keys_of_run = [self.key()]
         if self.plan.recovery_key:
             keys_of_run.append(self.recovery_key().encode())
-        return all(luks.key_opens(device, one) for one in keys_of_run)
+        sealed = self.boot.sealed_key.read_bytes()
+        return all(luks.key_opens(device, one) for one in keys_of_run) and self.binding.attached(
+            device, sealed
+        )
 
     def where(self) -> str:
         """Which root this boot runs from: `bootconfig.PLAIN`, `STAGE` or `ROOT`."""

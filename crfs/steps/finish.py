@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crfs import blocks, keys, luks, probe
+from crfs import blocks, luks, probe
 from crfs.bootconfig import ROOT
 from crfs.errors import CommandError, DisagreementError, StickError
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan
@@ -19,9 +19,9 @@ _LEAST_GROWTH = 2**20
 
 
 def _make_root_default(context: Context) -> None:
-    if context.where() != ROOT or not probe.unlocked_by_hsm(ROOT_MAPPING):
+    if context.where() != ROOT or not probe.unlocked_by_itself(ROOT_MAPPING):
         raise DisagreementError(
-            "This boot does not run from cryptrfs, unlocked by the HSM.",
+            f"This boot does not run from cryptrfs, unlocked by the {context.binding.TITLE}.",
             data="Stick and card are as phase 2 left them.",
             advice="'sudo crfs resume'",
         )
@@ -92,20 +92,20 @@ def _finish_boot(context: Context) -> None:
 
 
 def _start_services(context: Context) -> None:
-    keys.give_back_hsm(context.plan.services)
+    context.binding.give_back(context.plan.services)
 
 
 FINISHING = (
     Step(
         id="make-root-default",
         title="Make cryptrfs the default boot",
-        why="it has booted, unlocked by the HSM",
+        why="it has booted, unlocked by the HSM or TPM",
         do=_make_root_default,
     ),
     Step(
         id="start-services",
         title="Start Zymbit's services again",
-        why="they were stopped while the migration used the HSM",
+        why="they were stopped while the migration used the HSM; a TPM has none",
         do=_start_services,
     ),
     Step(

@@ -1,7 +1,7 @@
 """Phase 2, from the stick: the card's root becomes `cryptrfs` and gets its content back.
 
 The stage is the lower layer of the running system and does not change; every step can be done
-again from it. The HSM has unlocked it in this boot, or phase 2 would not run.
+again from it. The HSM or TPM has unlocked it in this boot, or phase 2 would not run.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def _stage_is_default(context: Context) -> bool:
 def _discard_root(context: Context) -> None:
     """The point of no return; everything that justifies it is asked once more."""
     plan = context.plan
-    if context.where() != STAGE or not probe.unlocked_by_hsm(STAGE_MAPPING):
+    if context.where() != STAGE or not probe.unlocked_by_itself(STAGE_MAPPING):
         raise DisagreementError(
-            "This boot does not run from the stick, unlocked by the HSM.",
+            f"This boot does not run from the stick, unlocked by the {context.binding.TITLE}.",
             data="The card's root was not touched by this.",
             advice="'sudo crfs resume'",
         )
@@ -47,7 +47,7 @@ def _discard_root(context: Context) -> None:
             data="It was not touched.",
             advice=f"unmount it ('sudo umount {part.path}'), then 'sudo crfs resume'",
         )
-    # Once more before it is too late: the HSM answers, and the copy will fit.
+    # Once more before it is too late: the key opens, and the copy will fit.
     context.key()
     size = blocks.size_of(mapping(STAGE_MAPPING))
     if size > part.size - luks.HEADER_BYTES:
@@ -195,7 +195,7 @@ RESTORING = (
     Step(
         id="format-root",
         title="Create cryptrfs on the card",
-        why="the LUKS mapping that the HSM's key opens",
+        why="the LUKS mapping that the sealed key opens",
         do=_format_root,
         present=_root_formatted,
     ),

@@ -46,8 +46,8 @@ def _seal_key(context: Context) -> None:
             data=_CARD_UNTOUCHED,
             advice="'sudo crfs rollback', then 'sudo crfs encrypt', which shows a new one",
         )
-    keys.take_hsm()
-    store_key(context.boot, keys.seal(keys.random_bytes(keys.KEY_BYTES)))
+    context.binding.take()
+    store_key(context.boot, context.binding.seal(context.binding.make_key()))
 
 
 def store_key(boot: BootConfig, sealed: bytes) -> None:
@@ -236,7 +236,7 @@ def _build_initramfs(context: Context) -> bytes:
     finally:
         for folder in ("dev", "proc", "sys"):
             unmount(STAGE_MOUNT / folder)
-    needed = ("cryptroot/crypttab", "zk_get_key", "zkunlockifs", dress.SEALED_KEY, "dm-crypt.ko")
+    needed = ("cryptroot/crypttab", "zk_get_key", "dm-crypt.ko", *context.binding.IN_INITRAMFS)
     missing = [one for one in needed if not any(one in name for name in listing)]
     builtin = Path(f"/lib/modules/{kernel}/modules.builtin")
     if "dm-crypt.ko" in missing and "dm-crypt.ko" in builtin.read_text():
@@ -340,7 +340,7 @@ def restart_services(context: Context) -> None:
     if not booting and not probe.unit_active("multi-user.target"):
         runner.run(["journalctl", "--flush"], timeout=300, ok=(0, 1))
         runner.run(["systemctl", "isolate", "--no-block", "default.target"], timeout=300)
-    keys.give_back_hsm(context.plan.services)
+    context.binding.give_back(context.plan.services)
 
 
 def _settle(context: Context) -> None:
@@ -391,8 +391,8 @@ def _arm(context: Context) -> None:
 STAGING = (
     Step(
         id="seal-key",
-        title="Have the HSM make and seal the key",
-        why="the key exists only in memory and sealed by the HSM",
+        title="Make the key and have the HSM or TPM seal it",
+        why="the key exists only in memory and sealed",
         do=_seal_key,
         present=_key_present,
     ),
@@ -463,7 +463,7 @@ TRYING = (
     Step(
         id="arm-stage",
         title="Prepare one trial boot from the stick",
-        why="the HSM has to unlock a root in a real boot before anything is destroyed",
+        why="the HSM or TPM has to unlock a root in a real boot before anything is destroyed",
         do=_arm,
     ),
 )

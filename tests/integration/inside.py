@@ -15,9 +15,22 @@ from pathlib import Path
 
 import pytest
 
-from crfs import blocks, fatfile, journal, luks, probe, recovery, swapfiles, trees
+from crfs import (
+    blocks,
+    dress,
+    fatfile,
+    journal,
+    luks,
+    probe,
+    recovery,
+    runner,
+    swapfiles,
+    tpm2,
+    trees,
+)
 from crfs.errors import CommandError, StickError
 from crfs.model import Cipher
+from crfs.rehearsal.tpm import TpmProcess
 from tests.unit.pi import plan
 
 pytestmark = pytest.mark.integration
@@ -189,6 +202,35 @@ def test_hostile_stick() -> None:
             assert below.size == 256 * 2**20
         finally:
             sh(f"dmsetup remove --manglename=none 'n{encoded}'")
+
+
+def test_the_keyscript_opens_a_header_with_the_tpm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keyscript as in the initramfs: real header, real token, swtpm."""
+    text = (dress.scripts() / "zk_get_key").read_text()
+    text = text.replace("/scripts/crfs-tpm2", str(dress.scripts() / dress.TPM2_SCRIPT))
+    text = text.replace("/scripts/crfs-functions", str(dress.scripts() / "functions"))
+    (tmp_path / "keyscript").write_text(text)
+    with TpmProcess(tmp_path) as tpm, tpm.on_this_machine() as environment:
+        monkeypatch.setattr(runner, "ENVIRONMENT", {**runner.ENVIRONMENT, **environment})
+        key = tpm2.make_key()
+        sealed = tpm2.seal(key)
+        luks.format_device(STICK, UUID, luks.AES, key, "crfs-stage")
+        luks.add_recovery_key(STICK, key, recovery.fresh())
+        tpm2.attach(STICK, sealed)
+        assert tpm2.attached(STICK, sealed)
+        assert tpm2.unseal(tpm2.sealed_key(STICK)) == key
+        done = subprocess.run(
+            ["busybox", "sh", str(tmp_path / "keyscript")],
+            env={**environment, "CRYPTTAB_SOURCE": STICK, "CRYPTTAB_NAME": "cryptstage"},
+            capture_output=True,
+            check=True,
+        )
+    assert done.stdout == key
+    assert probe.unlocked_by_itself("cryptstage")
+    assert luks.key_opens(STICK, done.stdout)
+    luks.erase(STICK)
 
 
 def test_block_copy_is_the_same_filesystem(opened: str, tmp_path: Path) -> None:

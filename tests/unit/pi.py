@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from crfs import bootrecord, cli, consent, keys, live, model, probe, runner, worker
+from crfs import bootrecord, cli, consent, dress, keys, live, model, probe, runner, tpm2, worker
 from crfs.checks import machine
 from crfs.errors import CommandError
 from crfs.journal import Journal
-from crfs.model import Boot, Card, Cipher, Plan, Record, Stick, Uuids
+from crfs.model import HSM6, Boot, Card, Cipher, Plan, Record, Stick, Uuids
 from crfs.probe import Mount, Swap
 
 GB = 10**9
@@ -48,10 +48,15 @@ CARD = Card(
 
 
 def plan(
-    mount: str = "/boot/firmware", *, tryboot: bool = True, recovery_key: bool = False
+    mount: str = "/boot/firmware",
+    *,
+    tryboot: bool = True,
+    recovery_key: bool = False,
+    binding: str = HSM6,
 ) -> Plan:
     return Plan(
         run_id="aaaaaaaa-0000-4000-8000-000000000000",
+        binding=binding,
         card=CARD,
         stick=Stick("/dev/sda", "USB123", "Ultra", 64 * GB),
         uuids=UUIDS,
@@ -175,6 +180,17 @@ def lay_out(root: Path, tree: dict[str, bytes]) -> None:
         path.write_bytes(content)
 
 
+def sealed_by_tpm(key: bytes) -> dict[str, Any]:
+    """The token that the fake Pi's TPM makes of a key."""
+    return {
+        "type": tpm2.TOKEN,
+        "keyslots": ["0"],
+        "name": "a-name",
+        "public": "a-public",
+        "private": key.hex(),
+    }
+
+
 def snapshot(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its content."""
     return {
@@ -207,6 +223,9 @@ class FakePi:
     superblocks: dict[tuple[str, str], str] = field(default_factory=dict)
     mappings: dict[str, str] = field(default_factory=dict)  # name: LUKS UUID
     hsm_answers: bool = True
+    tpm_answers: bool = True
+    listing: str = ""  # of the initramfs
+    tokens: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # of LUKS headers
     unlocked: set[str] = field(default_factory=set)
     where: str = "plain"
     unit_works: bool = False  # whether starting the unit runs the worker
@@ -276,6 +295,7 @@ class FakePi:
         """Effects apart from asking the HSM, for which its daemon has to step aside."""
         daemon = [["systemctl", verb, unit] for verb in ("stop", "start") for unit in keys.SERVICES]
         asking = [f"/sbin/{Path(name).name}" for name in keys.TOOLS]
+        asking.append(str(dress.scripts() / dress.TPM2_SCRIPT))
         return [
             one
             for one in self.effects
@@ -311,6 +331,10 @@ class FakePi:
                 return "enabled\n" if unit in self.enabled else "disabled\n"
             case ["blkid", "--probe", "--match-tag", tag, *_, path]:
                 return self.superblocks.get((path, tag), "") + "\n"
+            case ["cryptsetup", "luksDump", "--dump-json-metadata", path]:
+                return json.dumps({"tokens": dict(enumerate(self.tokens.get(path, [])))})
+            case ["lsinitramfs", _]:
+                return self.listing
             case ["cryptsetup", "benchmark", *_]:
                 return "# Tests\n# Algorithm\naes-xts 512b 100.0 MiB/s 100.0 MiB/s\n"
         raise AssertionError(f"an unexpected query: {argv}")
@@ -331,6 +355,8 @@ class FakePi:
                 return b"sealed:" + Path(path).read_bytes()
             case ["/sbin/zkunlockifs", path]:
                 return Path(path).read_bytes().removeprefix(b"sealed:")
+            case [script, what] if script.endswith(f"/{dress.TPM2_SCRIPT}"):
+                return self._ask_tpm(what, stdin or b"")
             case ["umount", path] if path == str(keys._KEY_FOLDER):
                 for secret in keys._KEY_FOLDER.iterdir():
                     secret.unlink()
@@ -353,6 +379,17 @@ class FakePi:
             "UnitFileState": "enabled" if unit in self.enabled else "disabled",
         }
         return "".join(f"{name}={value}\n" for name, value in facts.items())
+
+    def _ask_tpm(self, what: str, given: bytes) -> bytes:
+        if not self.tpm_answers:
+            said = "read what the command said: ERROR: of the tools\nthe TPM does not answer"
+            raise CommandError("'crfs-tpm2 ask' failed with exit code 1.", advice=said)
+        match what:
+            case "seal":
+                return json.dumps(sealed_by_tpm(given)).encode()
+            case "unseal":
+                return bytes.fromhex(json.loads(given)["private"])
+        return b""
 
     def _release(self) -> None:
         """A real worker's lock goes with its process."""
@@ -385,8 +422,9 @@ def build(
     lay_out(tmp_path, PI_4)
     tools = tmp_path / "sbin"
     state = tmp_path / "var/lib/zymbit"
-    run = tmp_path / "run"
+    run = tmp_path / "run/crfs"
     tools.mkdir()
+    run.mkdir()
     for name in keys.TOOLS:
         (tools / name).touch()
 
@@ -421,7 +459,7 @@ def build(
         usage=lambda folder="/": probe.Usage(4 * GB, 20 * GB, 2000000, 100000),
         running_from=lambda root, stage: pi.where,
         mapping_path=lambda name: tmp_path / "mapper" / name,
-        unlocked_by_hsm=lambda mapping: mapping in pi.unlocked,
+        unlocked_by_itself=lambda mapping: mapping in pi.unlocked,
         luks_of_mapping=lambda name: pi.mappings.get(name, ""),
         _with_identity=no_udev,
     )
@@ -430,6 +468,7 @@ def build(
     set_up(platform, machine=lambda: "aarch64")
     # An absolute name stays what it is when a folder is put before it.
     names = tuple(str(tools / name) for name in keys.TOOLS)
+    set_up(tpm2, DEVICE=tmp_path / "tpmrm0")
     set_up(keys, TOOLS=names, STATE_FOLDER=state, _KEY_FOLDER=run / "keys")
     # That would be this process, for good.
     set_up(keys, protect_memory=lambda: True)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crfs import boards, probe
+from crfs import boards
 from tests.unit.pi import FakePi
 
 # As Raspberry Pi's firmware, Linux' own device trees, and L4T spell them.
@@ -67,17 +65,12 @@ def test_any_model_is_looked_up(text: str) -> None:
     assert found is None or found in boards.BOARDS
 
 
-def test_the_plan_names_the_board(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> None:
-    for model, name in (("Raspberry Pi 5 Model B Rev 1.0", "Raspberry Pi 5"), ("", "unknown")):
-        monkeypatch.setattr(probe, "board_model", lambda model=model: model)
+def test_the_plan_names_the_board(pi: FakePi) -> None:
+    model = pi.folder / "proc/device-tree/model"
+    for content, name in (
+        (b"Raspberry Pi 5 Model B Rev 1.0\0", "Raspberry Pi 5"),
+        (b"a\x1b[2J\xff\0", "a?[2J\ufffd"),
+        (b"", "unknown"),
+    ):
+        model.write_bytes(content)
         assert f"\nBoard: {name}\n" in pi.crfs("encrypt", "--dry-run").out
-
-
-def test_model_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "model"
-    monkeypatch.setattr(probe, "BOARD_MODEL", file)
-    assert probe.board_model() == ""
-    file.write_bytes(b"Raspberry Pi 4 Model B Rev 1.4\0")
-    assert probe.board_model() == "Raspberry Pi 4 Model B Rev 1.4"
-    file.write_bytes(b"a\x1b[2J\xff" + b"x" * 999)
-    assert probe.board_model().isprintable() and len(probe.board_model()) == 64

@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crfs import checks, live, probe, runner
-from crfs.checks import ALL, GROUPS, Check, Machine
+from crfs import checks, live, probe, runner, tpm2
+from crfs.checks import ALL, GROUPS, Check, Machine, groups
 from crfs.checks.base import Verdict
 from crfs.errors import CommandError
+from crfs.model import HSM6, TPM2
 from crfs.probe import Mount, Swap, Usage
 from tests.unit.pi import CONFIG, PI_4, FakePi, lay_out, row
 
@@ -104,6 +105,15 @@ def both(*changes: Change) -> Change:
     return lambda pi: [change(pi) for change in changes]
 
 
+def bound_to_tpm(pi: FakePi) -> None:
+    Path(live.REPORT).write_text(json.dumps({"binding": TPM2}))
+
+
+def with_tpm(pi: FakePi) -> None:
+    bound_to_tpm(pi)
+    tpm2.DEVICE.touch()
+
+
 def boot_options(*options: str) -> Change:
     return lambda pi: pi.mounts.update(
         {str(pi.boot): Mount(str(pi.boot), "/dev/mmcblk0p1", "vfat", options)}
@@ -139,6 +149,17 @@ def upgrading(pi: FakePi) -> None:
 def old_lists(pi: FakePi) -> None:
     for path in (pi.folder / "var/lib/apt/lists").iterdir():
         os.utime(path, (time.time() - 90 * 86400,) * 2)
+
+
+def slow_apt(pi: FakePi) -> None:
+    query = runner.query
+
+    def hang(argv: list[str], **options: Any) -> str:
+        if argv[0] == "apt-get":
+            raise CommandError("'apt-get' did not end within 3 s.")
+        return query(argv, **options)
+
+    pi.monkeypatch.setattr(runner, "query", hang)
 
 
 def patch(module: object, name: str, value: Any) -> Change:
@@ -177,6 +198,14 @@ def younger_folder(pi: FakePi) -> None:
 def changed_folder(pi: FakePi) -> None:
     lay_out(pi.folder, {"var/lib/zymbit/host_salt.bin": b"another"})
     younger_folder(pi)
+
+
+def no_report(pi: FakePi) -> None:
+    Path(live.REPORT).unlink()
+
+
+def other_partition(pi: FakePi) -> None:
+    pi.rows[0]["children"][1].update(partuuid="cafe0001-03")
 
 
 def nothing(pi: FakePi) -> None:
@@ -230,8 +259,13 @@ CASES: list[tuple[str, Change, str, str]] = [
     ("gpio-4", config(b"[all]\r\ndtoverlay=w1-gpio,gpiopin=4\r\n"), FAILURE, "gpiopin=4"),
     ("gpio-4", config(b"dtoverlay=gpio-shutdown,gpio_pin=4,active_low=1\n"), FAILURE, "shutdown"),
     ("gpio-4", config(b"dtoverlay=i2c3\n"), FAILURE, "i2c3"),
+    ("gpio-4", config(b"dtoverlay=w1-gpio-pullup,extpullup=5\n"), FAILURE, "pullup"),
     ("gpio-4", config(b"dtoverlay=i2c3,pins_2_3\n"), OK, ""),
     ("gpio-4", config(b"dtoverlay=w1-gpio,gpiopin=17\n#dtoverlay=w1-gpio\n"), OK, ""),
+    ("gpio-4", config(b"dtoverlay=w1-gpio\ndtparam=gpiopin=17\n"), OK, ""),
+    ("gpio-4", config(b"dtoverlay=gpio-fan\ndtparam=gpiopin=4\n"), FAILURE, "gpio-fan"),
+    ("gpio-4", config(b"[pi5]\ndtoverlay=w1-gpio\n[none]\ndtoverlay=w1-gpio\n"), OK, ""),
+    ("gpio-4", config(b"[pi5]\n[pi4]\ndtoverlay=w1-gpio\n"), FAILURE, "w1-gpio"),
     ("gpio-4", unmounted, UNSURE, "boot partition"),
     ("wake-pin", nothing, OK, "4"),
     (
@@ -330,6 +364,7 @@ CASES: list[tuple[str, Change, str, str]] = [
     ("updates", nothing, OK, ""),
     ("updates", lambda pi: setattr(pi, "pending", 12), WARNING, "12 packages"),
     ("updates", old_lists, WARNING, "90 days"),
+    ("updates", slow_apt, UNSURE, "within"),
     ("updates", lambda pi: shutil.rmtree(pi.folder / "var/lib/apt/lists"), UNSURE, "no lists"),
     ("unattended-upgrades", nothing, OK, ""),
     ("unattended-upgrades", upgrading, WARNING, "may"),
@@ -376,6 +411,10 @@ CASES: list[tuple[str, Change, str, str]] = [
         FAILURE,
         "resize",
     ),
+    ("tpm", bound_to_tpm, FAILURE, "no TPM 2.0"),
+    ("tpm", with_tpm, OK, "is there"),
+    ("tpm-tools", with_tpm, OK, "is installed"),
+    ("tpm-tools", both(with_tpm, lambda pi: pi.missing.add("tpm2")), FAILURE, "not installed"),
     ("root-filesystem", nothing, OK, "ext4"),
     ("root-filesystem", stage, OK, "stick"),
     ("root-filesystem", root_is("overlay"), FAILURE, "overlay"),
@@ -407,10 +446,13 @@ CASES: list[tuple[str, Change, str, str]] = [
 ENCRYPTED: list[tuple[str, Change, str, str]] = [
     ("migration", nothing, OK, "is encrypted"),
     ("mapping", nothing, OK, "partition"),
-    ("mapping", lambda pi: Path(live.REPORT).unlink(), FAILURE, "missing"),
+    ("mapping", other_partition, FAILURE, "not on"),
+    ("mapping", no_report, UNSURE, "not made by crfs"),
     ("unlocked-by-hsm", nothing, OK, "in this boot"),
     ("unlocked-by-hsm", lambda pi: pi.unlocked.clear(), FAILURE, "nothing shows"),
+    ("unlocked-by-hsm", no_report, UNSURE, "not made by crfs"),
     ("initramfs", nothing, OK, "younger"),
+    ("initramfs", no_report, UNSURE, "not made by crfs"),
     ("initramfs", younger_folder, OK, "in step"),
     ("initramfs", changed_folder, FAILURE, "host_salt.bin"),
     ("initramfs", both(changed_folder, not_root), UNSURE, "has changed"),
@@ -477,7 +519,8 @@ def test_every_verdict_has_a_test(check: Check) -> None:
 def test_checks_are_declared_once() -> None:
     assert len({check.id for check in ALL}) == len(ALL)
     assert list(GROUPS) == [
-        "Power", "I2C", "HSM", "Host software", "Boot chain", "Storage", "Encryption",
+        "Power", "I2C", "HSM", "Zymbit's software", "TPM", "Host software", "Boot chain",
+        "Storage", "Encryption",
     ]  # fmt: skip
 
 
@@ -488,7 +531,8 @@ def test_a_healthy_pi(pi: FakePi) -> None:
     result = pi.crfs("doctor")
     assert (result.code, result.err) == (0, "")
     assert "WARNING" not in result.out and "FAILURE" not in result.out and "?" not in result.out
-    assert [line for line in result.out.splitlines() if not line.startswith(" ")] == list(GROUPS)
+    shown = [line for line in result.out.splitlines() if not line.startswith(" ")]
+    assert shown == list(groups(HSM6))
 
 
 @pytest.mark.parametrize(
@@ -535,13 +579,47 @@ def test_a_folder_that_may_not_be_read(pi: FakePi) -> None:
 
 
 def test_a_command_that_is_missing_or_hangs_is_no_verdict(pi: FakePi) -> None:
+    tried: list[str] = []
+
     def fail(argv: list[str], **options: Any) -> str:
+        tried.append(" ".join(argv))
         raise CommandError(f"'{argv[0]}' did not end within 10 s.", advice="")
 
     pi.monkeypatch.setattr(runner, "query", fail)
     for found in look(pi).values():
         assert found["verdict"] in (OK, UNSURE, FAILURE)
+    assert len(tried) == len(set(tried)), "each is tried once"
     assert look(pi)["zkifc"]["verdict"] == UNSURE
+
+
+# Made with gpg 2.2 in 2020's time, valid for 30 days.
+EXPIRED_KEY = """-----BEGIN PGP PUBLIC KEY BLOCK-----
+
+mDMEXgvhABYJKwYBBAHaRw8BAQdAThtxfQtG1/9Tod5+Fe95/HdA0uDqgZtkP1rh
+LDAU3r20C1p5bWJpdCBUZXN0iJYEExYIAD4WIQR9Jcz5Shzv4geN1XrMcAgkx6d1
+qgUCXgvhAAIbAwUJACeNAAULCQgHAgYVCgkICwIEFgIDAQIeAQIXgAAKCRDMcAgk
+x6d1qmLpAQCcney2ESvMvaaptfdnFFn5NQHAx1FsbsoSy3YD0uOgjQD/XenYDHdZ
+HX1Nxm7C9R+xwiGaTtFrmmkHk2JBAAPhpgw=
+=D6EN
+-----END PGP PUBLIC KEY BLOCK-----
+"""
+
+
+@pytest.mark.real_commands
+def test_a_real_key_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("gpg") is None:
+        pytest.skip("gpg is not installed")
+    lay_out(
+        tmp_path,
+        {
+            "etc/apt/sources.list.d/zymbit.list": ZYMBIT_LIST,
+            "usr/share/keyrings/zymbit.gpg": EXPIRED_KEY.encode(),
+        },
+    )
+    (check,) = (one for one in ALL if one.id == "repository-key")
+    found = check.ask(Machine(tmp_path))
+    assert found.verdict is Verdict.FAILURE
+    assert "expired on 2020-01-31" in found.said
 
 
 FILES = sorted(name for name in PI_4 if "_Packages" not in name)
@@ -583,9 +661,18 @@ def test_encrypt_refuses_what_stops(pi: FakePi, check: Check) -> None:
     for name, change, verdict, _ in CASES:
         if (name, verdict) == (check.id, FAILURE):
             change(pi)
-            pi.refuses(["encrypt", "--yes"], check.stops.code)
+            key = TPM2 if check in GROUPS["TPM"] else HSM6
+            pi.refuses(["encrypt", "--yes", "--key", key], check.stops.code)
             return
     pytest.fail("no case of a failure")
+
+
+def test_what_a_card_says_does_not_reach_the_terminal_as_it_is(pi: FakePi) -> None:
+    (pi.boot / "config.txt").write_bytes(b"dtoverlay=w1-gpio,x=\x1b[2J\ncmdline=\x1b]0;a\x07\n")
+    result = pi.crfs("doctor")
+    assert result.code == 32
+    assert "\x1b" not in result.out + result.err and "\x07" not in result.out + result.err
+    assert "\x1b" not in pi.crfs("encrypt", "--dry-run").err
 
 
 def test_a_sentence_keeps_names() -> None:

@@ -242,10 +242,9 @@ def jetson(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> FakePi:
     conf = pi.boot / "extlinux/extlinux.conf"
     conf.parent.mkdir()
     conf.write_text(NANO)
-    model = pi.folder / "model"
+    model = pi.folder / "proc/device-tree/model"
     model.write_bytes(b"NVIDIA Jetson Nano Developer Kit\0")
     monkeypatch.setattr(probe, "EXTLINUX", conf)
-    monkeypatch.setattr(probe, "BOARD_MODEL", model)
     monkeypatch.setattr(extlinux_plan, "_is_apart", lambda conf: False)
     return pi
 

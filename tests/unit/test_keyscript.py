@@ -1,4 +1,4 @@
-"""The keyscript of the initramfs, run by busybox as there; only the HSM's tool is a stand-in."""
+"""The keyscript of the initramfs, run by busybox as there; stand-ins for HSM, TPM and header."""
 
 from __future__ import annotations
 
@@ -16,18 +16,33 @@ KEY = recovery.derive(bytes(512), "run")
 pytestmark = pytest.mark.real_commands
 
 
+def program(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
 def ask(
-    folder: Path, *, tried: int, typed: str, hsm: str = "exit 1", said: str = "hsm is silent"
+    folder: Path,
+    *,
+    tried: int,
+    typed: str,
+    hsm: str = "exit 1",
+    said: str = "hsm is silent",
+    tpm: str = "",
 ) -> tuple[int, str, str]:
     """Exit code, standard output and error of the keyscript at the given try."""
-    tool, console = folder / "zkunlockifs", folder / "console"
-    tool.write_text(f"#!/bin/sh\necho '{said}' >&2\n{hsm}\n")
-    tool.chmod(0o755)
+    tool = program(folder / "zkunlockifs", f"echo '{said}' >&2\n{hsm}")
+    console = folder / "console"
+    script_of_tpm = folder / "crfs-tpm2"
+    if tpm:
+        program(script_of_tpm, tpm)
     console.write_text(typed)
     text = (HOOKS / "zk_get_key").read_text()
     for name, path in {
         "/sbin/zkunlockifs": tool,
         "/scripts/crfs-functions": HOOKS / "functions",
+        "/scripts/crfs-tpm2": script_of_tpm,
         "/run/crfs": folder / "run",
         "/dev/console": console,
         "sleep 2": ":",
@@ -41,7 +56,12 @@ def ask(
         ["busybox", "sh", str(script)],
         capture_output=True,
         text=True,
-        env={"CRYPTTAB_TRIED": str(tried), "CRYPTTAB_NAME": "cryptrfs", "PATH": "/usr/bin:/bin"},
+        env={
+            "CRYPTTAB_TRIED": str(tried),
+            "CRYPTTAB_NAME": "cryptrfs",
+            "CRYPTTAB_SOURCE": "/dev/sdx2",
+            "PATH": f"{folder}:/usr/bin:/bin",
+        },
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -106,3 +126,40 @@ def test_the_word_of_the_hsm_is_explained(
     assert (code, out) == (1, "")
     assert said in err
     assert f"crfs: {meaning}" in err
+
+
+TOKEN = '{"type":"crfs-tpm2","keyslots":["0"],"private":"sealed"}'
+# The recovery key's token comes first, and number 1 is free.
+HEADER = f"""
+[ "$*" = "token export --token-id $4 /dev/sdx2" ] || exit 3
+case "$4" in
+    0) echo '{{"type":"crfs-recovery","keyslots":["1"]}}' ;;
+    2) echo '{TOKEN}' ;;
+    *) echo "Token $4 is not in use." >&2; exit 1 ;;
+esac
+"""
+
+
+def test_a_tpm_gets_the_token_of_the_header(tmp_path: Path) -> None:
+    program(tmp_path / "cryptsetup", HEADER)
+    tpm = f"""[ "$1 $(cat)" = 'unseal {TOKEN}' ] && printf key"""
+    code, out, err = ask(tmp_path, tried=0, typed="", tpm=tpm)
+    assert (code, out, err) == (0, "key", "")
+    assert (tmp_path / "run/unlocked").read_text().startswith("cryptrfs ")
+
+
+def test_a_header_without_a_token_has_the_tpm_asked_for_nothing(tmp_path: Path) -> None:
+    program(tmp_path / "cryptsetup", "exit 1")
+    tpm = """[ -n "$(cat)" ] || { echo 'noise' >&2; echo 'no sealed key' >&2; exit 1; }"""
+    code, out, err = ask(tmp_path, tried=0, typed="", tpm=tpm)
+    assert (code, out) == (1, "")
+    assert "the TPM did not open the key: no sealed key" in err
+    assert "noise" not in err
+
+
+def test_the_recovery_key_when_the_tpm_does_not_answer(tmp_path: Path) -> None:
+    program(tmp_path / "cryptsetup", HEADER)
+    code, out, err = ask(tmp_path, tried=3, typed=KEY + "\n", tpm="cat >/dev/null; exit 1")
+    assert (code, out) == (0, KEY)
+    assert "the TPM is asked again" in err
+    assert not (tmp_path / "run/unlocked").exists()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from crfs import cli, led
+from crfs import cli, led, sight
 from crfs.led import PATTERNS, Pattern
 
 WAYS = {
@@ -112,17 +112,22 @@ def test_likeness_is_full_only_with_itself() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("5 a second", (0, led.RAPID, 0.0)),
+        ("5 a second", (0, sight.RAPID, 0.0)),
         ("twice", (2, "", 0.0)),
         ("once a second", (1, "", 1.0)),
-        ("7 slow", (7, led.SLOW, 0.0)),
-        ("blinks x8 slowly every 1.5 min", (8, led.SLOW, 90.0)),
+        ("7 slow", (7, sight.SLOW, 0.0)),
+        ("blinks x8 slowly every 1.5 min", (8, sight.SLOW, 90.0)),
         ("blinks 500 ms apart", (1, "", 0.5)),
     ],
 )
 def test_numbers(text: str, expected: tuple[int, str, float]) -> None:
-    seen = led.read(text)
+    seen = sight.read(text)
     assert (seen.main.blinks, seen.main.speed, seen.every) == expected
+
+
+def test_a_number_is_a_count_of_blinks(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only in answer to the menu is it a line of the list."""
+    assert told(capsys, "5")[0]["id"] == "secure-element"
 
 
 def test_half_a_description_leaves_both_open(capsys: pytest.CaptureFixture[str]) -> None:

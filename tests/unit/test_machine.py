@@ -29,7 +29,7 @@ def migration(
     monkeypatch.setattr(probe, "boot_id", lambda: BOOT_ID)
     unlocked = facts.pop("unlocked", True)
     monkeypatch.setattr(
-        probe, "unlocked_by_hsm", lambda mapping: unlocked and mapping == STAGE_MAPPING
+        probe, "unlocked_by_itself", lambda mapping: unlocked and mapping == STAGE_MAPPING
     )
     note = facts.pop("note", False)
     kept = record(state, str(tmp_path), **facts)

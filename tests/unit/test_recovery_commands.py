@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from crfs import dress, keys, luks, probe, recovery
+from crfs import keys, luks, probe, recovery
 from crfs.bootfiles import BootFiles
 from crfs.errors import DisagreementError
 from crfs.model import Record
@@ -88,7 +88,7 @@ def encrypted(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     mapping = row(str(probe.mapping_path("cryptrfs")), "crypt", GB)
     part = row("/dev/mmcblk0p2", "part", GB, children=[mapping])
     pi.rows[:] = [row("/dev/mmcblk0", "disk", GB, children=[part])]
-    monkeypatch.setattr("crfs.commands.recovery_key._hsm_key", lambda: b"k" * 512)
+    monkeypatch.setattr("crfs.commands.recovery_key._own_key", lambda device: b"k" * 512)
     monkeypatch.setattr(
         luks, "add_recovery_key", lambda path, key, new: made.append(f"{path} {new}")
     )
@@ -125,8 +125,8 @@ def test_not_while_a_migration_runs(pi: FakePi, encrypted: list[str]) -> None:
 def test_the_hsm_is_given_back(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> None:
     from crfs.commands import recovery_key
 
-    monkeypatch.setattr(dress, "SEALED_KEY", str(pi.boot / "sealed"))
+    monkeypatch.setattr(keys, "SEALED_KEY", str(pi.boot / "sealed"))
     (pi.boot / "sealed").write_bytes(b"sealed:" + bytes(512))
     pi.active.update(keys.SERVICES)
-    assert recovery_key._hsm_key() == bytes(512)
+    assert recovery_key._own_key("/dev/mmcblk0p2") == bytes(512)
     assert pi.active >= set(keys.SERVICES)
