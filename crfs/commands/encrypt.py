@@ -174,7 +174,7 @@ def _protection(plan: model.Plan) -> list[str]:
     other = " or the recovery key" if plan.recovery_key else ""
     return [
         f"Protected: nobody reads card, stick or a copy of them without this {title}{other}.",
-        f"Not protected: a whole Pi, with its {title}, in other hands; and from root while it runs.",
+        f"Not protected: a whole Pi with its {title} in other hands; and from root while it runs.",
     ]
 
 
