@@ -20,7 +20,7 @@ from crfs.rehearsal.cuts.card import FAT_START, new_stick
 from crfs.rehearsal.cuts.faults import NOTHING, PHASES, Case, Disturbance
 from crfs.rehearsal.cuts.starts import Starts
 from crfs.rehearsal.cuts.world import CRASH, IDLE, POWEROFF, WAITING, Dark, World
-from crfs.rehearsal.lawful import APPLICATION, INITRAMFS, LAWFUL
+from crfs.rehearsal.lawful import APPLICATION, FOLDER_TIMES, INITRAMFS, LAWFUL
 from crfs.rehearsal.layout import MIB
 from crfs.rehearsal.life import MARKERS
 from crfs.rehearsal.manifest import Lawful, compare, load
@@ -47,12 +47,15 @@ GOOD = OUTCOMES[:3]
 NEW_FOLDERS = tuple(
     Lawful(f"/etc/{name}", INITRAMFS)
     for name in (
-        *("initramfs", "initramfs/post-update.d"),
+        *("initramfs", "initramfs/post-update.d", "kernel", "kernel/postinst.d"),
         *("initramfs-tools/scripts/local-top", "initramfs-tools/scripts/local-bottom"),
     )
 )
 ENCRYPTED_LAWFUL = (*LAWFUL, *NEW_FOLDERS)
-PLAIN_LAWFUL = (Lawful("/var/lib/recorder/records", APPLICATION),)
+PLAIN_LAWFUL = (
+    Lawful("/var/lib/recorder/records", APPLICATION),
+    Lawful("/var/lib/crfs", "crfs's own folder had the plan of the migration", FOLDER_TIMES),
+)
 
 
 @dataclass

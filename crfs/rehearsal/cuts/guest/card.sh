@@ -12,7 +12,7 @@ mkfs.ext4 -q -F -b 4096 -I 256 -i 16384 -J size=8 -L rootfs -E hash_seed=53a5b1b
 mount -o noatime /dev/ubda2 "$card"
 cd "$card"
 
-mkdir -p boot/firmware dev proc sys run etc home/pi opt sbin srv tmp var/lib/zymbit \
+mkdir -p boot/firmware dev proc sys run etc home/pi opt sbin srv tmp var/lib/zymbit var/lib/crfs \
 	var/lib/recorder var/log var/tmp usr/bin usr/sbin usr/lib/x86_64-linux-gnu usr/lib64 \
 	usr/share/initramfs-tools etc/initramfs-tools/hooks etc/initramfs-tools/conf.d \
 	etc/initramfs-tools/scripts usr/lib/cryptsetup/scripts
