@@ -23,8 +23,8 @@ KEYSCRIPT = "/lib/cryptsetup/scripts/zk_get_key"
 STAGE = "stage"
 ROOT = "root"
 PLAIN = "plain"
-_REBOOT = "panic=10"  # seconds
 
+_REBOOT = "panic=10"  # seconds
 # What the user's command line says about these is replaced by ours.
 _ROOT_OPTIONS = (
     "root",

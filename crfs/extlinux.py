@@ -139,9 +139,8 @@ def original_cmdline(text: str) -> str:
 
 def final(text: str, *, keep_shell: bool = False) -> str:
     """The lasting file: the user's, with an entry for the encrypted root. Raises LayoutError."""
-    return with_entry(
-        text, ROOT_MAPPING, final_cmdline(original_cmdline(text), keep_shell=keep_shell)
-    )
+    cmdline = final_cmdline(original_cmdline(text), keep_shell=keep_shell)
+    return with_entry(text, ROOT_MAPPING, cmdline)
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crfs import bindings, bootconfig, checks, luks, probe
+from crfs import bindings, checks, luks, probe
 from crfs.checks import Machine, storage
 from crfs.errors import LayoutError, StateError, StickError
 from crfs.journal import Journal
 from crfs.model import HSM6, TPM2, Boot, Card, Cipher, Plan, Stick, Uuids
-from crfs.probe import Block, Swap, human
+from crfs.probe import Block, human
 
 DEFAULT_DISK = "/dev/mmcblk0"
 DEFAULT_ROOT = 2
@@ -61,8 +60,6 @@ def make_plan(machine: Machine, wanted: Wanted, cipher: Cipher = luks.AES) -> De
         )
     checks.require(machine, "Storage")
     card, root = _card_and_root(machine, wanted)
-    swaps = probe.swaps()
-    _check_swap(machine, card, swaps)
     of_binding = ("TPM",) if wanted.binding == TPM2 else ("Zymbit's software", "HSM")
     checks.require(machine, "Boot chain", "Host software", *of_binding)
     boot = _boot_partition(machine, card)
@@ -96,7 +93,7 @@ def make_plan(machine: Machine, wanted: Wanted, cipher: Cipher = luks.AES) -> De
         inodes=usage.inodes,
         files=usage.files,
         label=probe.printable(root.label)[:16],
-        swap_files=tuple(swap.path for swap in swaps if swap.on_root),
+        swap_files=tuple(swap.path for swap in machine.swaps if swap.on_root),
         recovery_key=wanted.recovery_key,
         keep_stage=wanted.keep_stage,
         keep_shell=wanted.keep_shell,
@@ -156,26 +153,6 @@ def _card_and_root(machine: Machine, wanted: Wanted) -> tuple[Block, Block]:
             advice=f"crfs needs at least {human(luks.HEADER_BYTES * 4)} for an encrypted root",
         )
     return disk, root
-
-
-def _check_swap(machine: Machine, card: Block, swaps: Sequence[Swap]) -> None:
-    """Swap in the clear would get keys and secrets, now and for as long as it is there."""
-    active = [swap.path for swap in swaps if not swap.on_root]
-    idle = [part.path for part in card.children if part.fstype in ("swap", "swsuspend")]
-    if active or idle:
-        path = probe.printable([*active, *idle][0])
-        raise LayoutError(
-            f"{path} is swap outside of the root filesystem: what is in memory is written to it "
-            "in the clear, also after the migration.",
-            advice=f"'sudo swapoff {path}', remove its line from /etc/fstab, then overwrite it "
-            f"('sudo shred --iterations=1 {path}'); swap in a file on / will be encrypted with it",
-        )
-    image = bootconfig.token(machine.cmdline, "resume")
-    if image:
-        raise LayoutError(
-            f"The kernel is told to resume from an image of the memory ({image}).",
-            advice="remove 'resume=' from the kernel command line, reboot, try again",
-        )
 
 
 def _boot_partition(machine: Machine, card: Block) -> Block:

@@ -308,6 +308,12 @@ def unwritten_bytes() -> int:
     return 1024 * sum(int(found) for found in re.findall(r"(?:Dirty|Writeback): +(\d+) kB", text))
 
 
+def kernel_log() -> str:
+    """What the kernel said in this boot; "" where it cannot be read."""
+    argv = ["journalctl", "--dmesg", "--quiet", "--no-pager", "--output=cat"]
+    return runner.query(argv, timeout=10, ok=(0, 1))
+
+
 def kernel_cmdline() -> str:
     return Path("/proc/cmdline").read_text(errors="surrogateescape").strip()
 

@@ -14,6 +14,7 @@ from crfs import (
     bootfiles,
     bootrecord,
     consent,
+    failing,
     fatfile,
     keys,
     live,
@@ -106,6 +107,8 @@ def work(log: Any) -> int:
     except (CrfsError, OSError) as problem:
         failure = problem if isinstance(problem, CrfsError) else _from_os(problem)
         halt = halt_of(failure)
+        if isinstance(failure, CommandError | DisagreementError):
+            halt = failing.blame(halt, context.record)
     return _halt(migration, shown, log, halt)
 
 

@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("bootconfig", "consent"),
     ("bootfiles", "extlinux"),
     ("probe", "bootrecord"),
-    ("keys", "luks", "blocks", "trees", "dress", "recovery", "swapfiles", "zymbit"),
+    ("keys", "luks", "blocks", "trees", "dress", "recovery", "swapfiles", "zymbit", "failing"),
     ("tpm2",),
     ("bindings", "checks"),
     ("preflight",),

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from crfs import bootconfig, keys, live, probe, runner
+from crfs import bootconfig, bootrecord, keys, live, probe, runner
 from crfs.checks.base import Check, Finding, cannot_tell, failure, ok, warning
 from crfs.checks.machine import Machine
 from crfs.fatfile import SUFFIX
@@ -26,7 +26,7 @@ _UPDATE = "'sudo update-initramfs -u' before the next reboot: a locked HSM may r
 
 
 def root_on_mapping() -> str:
-    """Each of these five functions tells what is wrong, "" if nothing is."""
+    """Each of these six functions tells what is wrong, "" if nothing is."""
     path = probe.mapping_path(ROOT_MAPPING)
     source = probe.root_source()
     if path.exists() and os.path.realpath(path) == source and probe.luks_of_mapping(ROOT_MAPPING):
@@ -57,6 +57,10 @@ def leftovers() -> str:
     kept = live.read_report().get("keep_stage") is True
     sticks = [disk.path for disk in probe.disks() if disk.label == STAGE_LABEL and not kept]
     return "; ".join([*found, *(f"the copy on {path}" for path in sticks)])
+
+
+def boot_files() -> str:
+    return "; ".join(bootrecord.changes(probe.boot_mount()))
 
 
 def initramfs_out_of_step() -> str:

@@ -21,7 +21,8 @@ COMMANDS = {
     "blkid": "util-linux", "blkdiscard": "util-linux", "cryptsetup": "cryptsetup-bin",
     "debugfs": "e2fsprogs", "dumpe2fs": "e2fsprogs", "e2fsck": "e2fsprogs", "lsblk": "util-linux",
     "lsinitramfs": "initramfs-tools", "mkfs.ext4": "e2fsprogs", "mkinitramfs": "initramfs-tools",
-    "mkswap": "util-linux", "rsync": "rsync", "systemctl": "systemd", "udevadm": "udev",
+    "mkswap": "util-linux",
+    "rsync": "rsync", "systemctl": "systemd", "udevadm": "udev",
     "wipefs": "util-linux",
 }  # fmt: skip
 _OWN = "what crfs needs"

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar, cast
 from crfs import bootfiles, keys, probe, runner
 from crfs.errors import CommandError, LayoutError
 from crfs.model import UNIT
-from crfs.probe import Block, Mount
+from crfs.probe import Block, Mount, Swap
 
 ROOT = Path("/")
 UPGRADES = "unattended-upgrades.service"
@@ -125,8 +125,7 @@ class Machine:
     @fact
     def kernel_log(self) -> str:
         """What the kernel said in this boot; "" where it cannot be read."""
-        argv = ["journalctl", "--dmesg", "--quiet", "--no-pager", "--output=cat"]
-        return runner.query(argv, timeout=10, ok=(0, 1))
+        return probe.kernel_log()
 
     @fact
     def now(self) -> float:
@@ -177,6 +176,10 @@ class Machine:
     @fact
     def root_mount(self) -> Mount:
         return probe.mount_of("/") or Mount("/", "", "", ())
+
+    @fact
+    def swaps(self) -> tuple[Swap, ...]:
+        return tuple(probe.swaps())
 
     def root_block(self) -> tuple[Block, Block] | None:
         """The disk that / is on, and the part of it that / is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from crfs import probe
+from crfs import bootconfig, probe
 from crfs.checks.base import Check, Finding, cannot_tell, failure, ok, warning
 from crfs.checks.machine import Machine
 from crfs.errors import LayoutError
@@ -60,6 +60,33 @@ def _errors(machine: Machine) -> Finding:
     return ok("the kernel saw no error of card or stick")
 
 
+def _swap(machine: Machine) -> Finding:
+    """Swap in the clear gets keys and secrets, for as long as it is there."""
+    found = machine.root_block()
+    parts = found[0].children if found else ()
+    active = [swap.path for swap in machine.swaps if not swap.on_root]
+    idle = [part.path for part in parts if part.fstype in ("swap", "swsuspend")]
+    if active or idle:
+        path = probe.printable([*active, *idle][0])
+        return failure(
+            f"{path} is swap outside of the root filesystem: what is in memory is written to it "
+            "in the clear, whether / is encrypted or not",
+            f"'sudo swapoff {path}', remove its line from /etc/fstab, then overwrite it "
+            f"('sudo shred --iterations=1 {path}'); swap in a file on / is encrypted with it",
+        )
+    return ok("no memory is written to a place outside of the root filesystem")
+
+
+def _resume(machine: Machine) -> Finding:
+    image = bootconfig.token(machine.cmdline, "resume")
+    if image:
+        return failure(
+            f"the kernel is told to resume from an image of the memory ({probe.printable(image)})",
+            "remove 'resume=' from the kernel command line, reboot, try again",
+        )
+    return ok("the kernel resumes from no image of the memory")
+
+
 def _automount(machine: Machine) -> Finding:
     mounted = [
         (block.path, mount)
@@ -80,6 +107,10 @@ def _automount(machine: Machine) -> Finding:
 
 CHECKS = (
     Check("root-filesystem", "mounts", "what crfs needs", _filesystem, stops=LayoutError),
+    Check(
+        "swap", "/proc/swaps, partitions of the card", "what crfs needs", _swap, stops=LayoutError
+    ),
+    Check("resume", "the kernel's command line", "initramfs-tools(7)", _resume, stops=LayoutError),
     Check("root-space", "space on /", "what crfs needs", _space),
     Check("disk-errors", "the kernel's log", "Linux, messages of block layer and ext4", _errors),
     Check("automount", "mounts below /media", "Raspberry Pi OS, desktop", _automount),

@@ -141,6 +141,7 @@ def describe(decision: Decision) -> str:
         "",
         "What will happen (two automatic reboots):",
         *(f"  {number:2}. {step.title}" for number, step in enumerate(ALL, 1)),
+        *(["  But the stick keeps its keys (--keep-stage)."] if plan.keep_stage else []),
         "",
         "What will be erased:",
         f"  the stick, {decision.stick.describe()}"
@@ -169,10 +170,11 @@ def describe(decision: Decision) -> str:
 
 def _protection(plan: model.Plan) -> list[str]:
     """What the user gets, and does not get; docs/threat-model.md says it at length."""
+    title = bindings.named(plan.binding).TITLE
     other = " or the recovery key" if plan.recovery_key else ""
     return [
-        f"Protected: nobody reads the card, the stick or a copy of them without this HSM{other}.",
-        "Not protected: a Pi in other hands whole, with its HSM; and while it runs, from root.",
+        f"Protected: nobody reads card, stick or a copy of them without this {title}{other}.",
+        f"Not protected: a whole Pi with its {title} in other hands; and from root while it runs.",
     ]
 
 

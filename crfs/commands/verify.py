@@ -59,10 +59,6 @@ def _daemon() -> str:
     return "" if probe.unit_active(unit) else f"{unit} is not active ('systemctl status zkifc')"
 
 
-def _boot_files() -> str:
-    return "; ".join(bootrecord.changes(probe.boot_mount()))
-
-
 def _tpm_opens() -> str:
     keys.protect_memory()
     device = common.root_device()
@@ -87,7 +83,7 @@ _OF_ALL: tuple[_Question, ...] = (
     ("root-on-cryptrfs", "the root filesystem is on cryptrfs", encryption.root_on_mapping),
     ("partition", "cryptrfs is on the partition that was encrypted", encryption.on_partition),
     ("nothing-left", "nothing of the migration is left over", encryption.leftovers),
-    ("boot-files", "the boot files are as crfs or an update left them", _boot_files),
+    ("boot-files", "the boot files are as crfs or an update left them", encryption.boot_files),
 )
 _OF_HSM6: tuple[_Question, ...] = (
     ("unlocked-by-hsm", "the HSM unlocked it in this boot", encryption.unlocked),

@@ -25,17 +25,16 @@ def main() -> None:
         open(f"{folder}/processes-{boot}", "ab", buffering=0) as notes,
     ):
         subprocess.Popen(JOURNAL, stdout=journal)
-        seen: set[bytes] = set()
-        kernel: set[str] = set()
+        # The empty one is what threads of the kernel's show; they have no environment either.
+        seen = {b""}
         while True:
-            for process in os.listdir("/proc"):
-                if process.isdigit() and process not in kernel:
-                    shown = read(f"/proc/{process}/cmdline"), read(f"/proc/{process}/environ")
-                    if not any(shown):
-                        kernel.add(process)  # a thread of the kernel's, or it has ended
-                    for text in {*shown} - seen:
-                        seen.add(text)
-                        notes.write(text + b"\n")
+            for process in filter(str.isdigit, os.listdir("/proc")):
+                shown = [read(f"/proc/{process}/cmdline")]
+                if shown[0]:
+                    shown.append(read(f"/proc/{process}/environ"))
+                for text in {*shown} - seen:
+                    seen.add(text)
+                    notes.write(text + b"\n")
             time.sleep(PAUSE_S)
 
 

@@ -61,7 +61,9 @@ def test_plan_says_what_the_user_gets(pi: FakePi) -> None:
 
 
 def test_options_get_into_the_plan(pi: FakePi) -> None:
-    assert pi.crfs(*ENCRYPT, "--keep-stage", "--keep-shell").code == 0
+    result = pi.crfs(*ENCRYPT, "--keep-stage", "--keep-shell")
+    assert result.code == 0
+    assert "the stick keeps its keys" in result.out
     begun = pi.journal.read()
     assert begun is not None
     assert begun.plan.keep_stage

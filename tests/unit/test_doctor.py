@@ -23,7 +23,7 @@ from crfs.checks import ALL, GROUPS, Check, Machine, groups
 from crfs.checks.base import Verdict
 from crfs.errors import CommandError
 from crfs.model import HSM6, TPM2
-from crfs.probe import Mount, Usage
+from crfs.probe import Mount, Swap, Usage
 from tests.unit.pi import CONFIG, PI_4, FakePi, lay_out, row
 
 OK, UNSURE, WARNING, FAILURE = (
@@ -175,6 +175,15 @@ def stage(pi: FakePi) -> None:
 
 def stick_mounted(pi: FakePi) -> None:
     pi.rows[1]["children"] = [row("/dev/sda1", "part", 1, mountpoints=["/media/pi/PHOTOS"])]
+
+
+def swap(path: str, *, on_root: bool) -> Change:
+    return lambda pi: pi.swaps.append(Swap(path, on_root))
+
+
+def swap_partition(kind: str) -> Change:
+    third = row("/dev/mmcblk0p3", "part", 1, fstype=kind)
+    return lambda pi: pi.rows[0]["children"].append(third)
 
 
 def journal(pi: FakePi) -> None:
@@ -411,6 +420,13 @@ CASES: list[tuple[str, Change, str, str]] = [
     ("root-filesystem", stage, OK, "stick"),
     ("root-filesystem", root_is("overlay"), FAILURE, "overlay"),
     ("root-filesystem", root_is("btrfs"), FAILURE, "btrfs"),
+    ("swap", nothing, OK, ""),
+    ("swap", swap("/var/swap", on_root=True), OK, ""),
+    ("swap", swap("/dev/sdb1", on_root=False), FAILURE, "/dev/sdb1"),
+    ("swap", swap_partition("swap"), FAILURE, "/dev/mmcblk0p3"),
+    ("swap", swap_partition("swsuspend"), FAILURE, "/dev/mmcblk0p3"),
+    ("resume", nothing, OK, ""),
+    ("resume", patch(probe, "kernel_cmdline", lambda: "resume=UUID=x"), FAILURE, "UUID=x"),
     ("root-space", nothing, OK, ""),
     ("root-space", patch(probe, "usage", lambda: Usage(98, 2, 1, 1)), WARNING, "98%"),
     ("disk-errors", nothing, OK, ""),

@@ -8,7 +8,7 @@ import pytest
 
 from crfs import luks, probe
 from crfs.errors import CommandError
-from tests.unit.pi import GB, FakePi, row
+from tests.unit.pi import GB, FakePi, card_row, row
 
 PART = "cafe0001-02"
 
@@ -79,6 +79,13 @@ def test_a_header_of_something_else_is_refused(
 def test_another_device_is_refused(pi: FakePi, done: list[str]) -> None:
     for device, words in (("/dev/sda1", "another partition"), ("/dev/sdz1", "no partition")):
         pi.refuses(["header", "restore", "copy", "--yes", "--device", device], 12, words)
+    assert not done
+
+
+def test_what_is_mounted_is_no_damaged_root(pi: FakePi, done: list[str]) -> None:
+    """A card and its twin have the same identity; the one in use must not be overwritten."""
+    pi.rows[0] = card_row(str(pi.boot))
+    pi.refuses(["header", "restore", "copy", "--yes", "--device", "/dev/mmcblk0p2"], 12, "mounted")
     assert not done
 
 

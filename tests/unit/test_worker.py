@@ -395,6 +395,16 @@ def kept_halt(pi: FakePi) -> Halt:
     return kept.halt
 
 
+def test_halt_names_the_disk_that_fails(world: World) -> None:
+    world.pi.kernel_log = "I/O error, dev sda, sector 8 op 0x1:(WRITE)\n"
+    world.fail["settle"] = OSError(5, "Input/output error")
+    assert world.pi.crfs("run").code == 19
+    assert "errors of the stick (sda)" in kept_halt(world.pi).what
+    world.fail["settle"] = HsmError("silent", advice="look")
+    assert world.pi.crfs("run").code == 15
+    assert "stick" not in kept_halt(world.pi).what
+
+
 @pytest.mark.parametrize(
     ("failure", "code", "human"),
     [

@@ -206,7 +206,10 @@ class Life:
             return False  # it was taken out and put in again
         if self.case.cure == "stick" and (world.stick != self._own_stick or world.unplugged):
             return False  # plugged in again at the next power-on
-        world.order("crfs resume")
+        if [one["what"] for one in self.result.halts[-2:]] == [self.result.halts[-1]["what"]] * 2:
+            return False  # the same again: the user sees to the disk, and powers on
+        told = re.search("crfs (resume|rollback)", self.result.halts[-1]["advice"])
+        world.order(told[0] if told else "crfs resume")
         return True
 
     def _heal_hsm(self) -> None:
