@@ -74,8 +74,12 @@ def _error_kinds() -> list[type[CrfsError]]:
 
 
 def _gen_docs() -> ModuleType:
-    loader = SourceFileLoader("gen_docs", str(ROOT / "tools/gen-docs"))
-    spec = spec_from_loader("gen_docs", loader)
+    return _tool("gen-docs")
+
+
+def _tool(name: str) -> ModuleType:
+    loader = SourceFileLoader(name.replace("-", "_"), str(ROOT / "tools" / name))
+    spec = spec_from_loader(loader.name, loader)
     assert spec is not None
     module = module_from_spec(spec)
     loader.exec_module(module)
@@ -96,6 +100,13 @@ def _section(text: str, heading: str) -> str:
 def test_generated_pages_are_up_to_date() -> None:
     for path, text in _gen_docs().outputs().items():
         assert path.read_text() == text, f"{path.name} is out of date: run tools/gen-docs"
+
+
+def test_pictures_of_terminals_show_what_was_printed() -> None:
+    tool = _tool("screens")
+    assert set(tool.outputs()) == {DOCS / f"{path.stem}.svg" for path in tool.TEXTS.glob("*.txt")}
+    for path, text in tool.outputs().items():
+        assert path.read_text() == text, f"{path.name} is out of date: run tools/screens"
 
 
 def test_an_outdated_page_is_noticed(
