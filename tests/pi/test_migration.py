@@ -145,7 +145,7 @@ def test_a_cut_in_each_phase(bench: Bench, tmp_path: Path) -> None:
 
     bench.finish()
     assert pi.check("sudo crfs verify").count("ok ") == 7
-    assert pi.check("swapon --noheadings --show=NAME") == "/var/swap"
+    assert pi.check("sudo swapon --noheadings --show=NAME") == "/var/swap"
     assert pi.run(f"sudo grep -q {SWAPPED.decode()} /var/swap")[0] == 1
     assert "cryptrfs" in pi.check("lsblk --list --output NAME,MOUNTPOINTS | grep ' /$'")
     key = bench.hsm.unseal(base64.b64decode(pi.check(f"sudo base64 {SEALED_KEY}")))
