@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from crfs import probe, runner
 from crfs.errors import CommandError, DisagreementError
@@ -74,7 +75,7 @@ def add_recovery_key(path: str, key: bytes, recovery: str) -> None:
 
     Raises CommandError.
     """
-    slot = min(set(map(str, range(_KEYSLOTS))) - set(_metadata(path)["keyslots"]), key=int)
+    slot = min(set(map(str, range(_KEYSLOTS))) - _metadata(path).keyslots, key=int)
     runner.run(
         [
             "cryptsetup", "luksAddKey", "--batch-mode", *_PBKDF, "--new-key-slot", slot,
@@ -160,7 +161,7 @@ def remove_recovery_keys(path: str, key: bytes) -> None:
             ["cryptsetup", "luksKillSlot", "--batch-mode", "--key-file", "-", path, slot],
             stdin=key,
         )
-    for number, token in _metadata(path)["tokens"].items():
+    for number, token in _metadata(path).tokens.items():
         if token["type"] == _RECOVERY_TOKEN:
             runner.run(["cryptsetup", "token", "remove", "--token-id", number, path])
 
@@ -173,15 +174,43 @@ def add_token(path: str, token: dict[str, Any]) -> None:
 
 def tokens(path: str, kind: str) -> list[dict[str, Any]]:
     """The tokens of a kind in a header, in their order. Raises CommandError."""
-    return [one for one in _metadata(path)["tokens"].values() if one["type"] == kind]
+    return [one for one in _metadata(path).tokens.values() if one["type"] == kind]
 
 
-def _metadata(path: str) -> dict[str, Any]:
-    """The LUKS2 header's own description: LUKS2 On-Disk Format Specification, JSON area."""
-    found: dict[str, Any] = json.loads(
-        runner.query(["cryptsetup", "luksDump", "--dump-json-metadata", path])
-    )
-    return found
+class Metadata(NamedTuple):
+    """Of a LUKS2 header's own description, what matters here."""
+
+    keyslots: set[str]  # numbers
+    tokens: dict[str, dict[str, Any]]  # by number; each has its type, and keyslots by number
+
+
+def parse_metadata(text: str) -> Metadata:
+    """The JSON area of a header (LUKS2 On-Disk Format Specification), which may be hostile.
+
+    Raises CommandError where it is not what the specification asks for.
+    """
+    try:
+        found = json.loads(text)
+        header = Metadata(set(found["keyslots"]), dict(found["tokens"]))
+        numbers = [*header.keyslots, *header.tokens]
+        for one in header.tokens.values():
+            numbers += one["keyslots"]
+        kinds = [one["type"] for one in header.tokens.values()]
+        right = all(re.fullmatch("[0-9]{1,2}", number, re.ASCII) for number in numbers)
+        right = right and all(isinstance(kind, str) for kind in kinds)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        right = False
+    if not right:
+        raise CommandError(
+            "The LUKS header describes itself in a way that crfs does not understand.",
+            data="Nothing was changed by this.",
+            advice="'sudo crfs header restore FILE' brings back a header from its backup",
+        )
+    return header
+
+
+def _metadata(path: str) -> Metadata:
+    return parse_metadata(runner.query(["cryptsetup", "luksDump", "--dump-json-metadata", path]))
 
 
 def key_opens(path: str, key: bytes) -> bool:

@@ -332,7 +332,8 @@ class FakePi:
             case ["blkid", "--probe", "--match-tag", tag, *_, path]:
                 return self.superblocks.get((path, tag), "") + "\n"
             case ["cryptsetup", "luksDump", "--dump-json-metadata", path]:
-                return json.dumps({"tokens": dict(enumerate(self.tokens.get(path, [])))})
+                tokens = dict(enumerate(self.tokens.get(path, [])))
+                return json.dumps({"keyslots": {"0": {}}, "tokens": tokens})
             case ["lsinitramfs", _]:
                 return self.listing
             case ["cryptsetup", "benchmark", *_]:
