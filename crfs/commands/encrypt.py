@@ -57,10 +57,9 @@ def run(args: argparse.Namespace) -> int:
     binding = bindings.named(plan.binding)
     if args.dry_run:
         print(describe(decision))
-        holders = ", ".join(plan.services)
         print(
-            f"{binding.TITLE}: held by {holders}, not asked in a dry run"
-            if holders
+            f"{binding.TITLE}: held by zkifc, not asked in a dry run"
+            if keys.DAEMON in plan.services
             else _ask(binding)
         )
         print("This was a dry run: nothing was changed.")

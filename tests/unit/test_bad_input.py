@@ -430,6 +430,13 @@ def test_hsm_is_silent(pi: FakePi) -> None:
     assert not pi.journal.exists()
 
 
+def test_a_dry_run_asks_the_hsm_unless_its_daemon_holds_it(pi: FakePi) -> None:
+    assert "held by zkifc, not asked" in pi.crfs("encrypt", "--dry-run").out
+    # The other service of Zymbit's asks it now and then only.
+    pi.active = {"zkbootrtc.service"}
+    assert "HSM: answers" in pi.crfs("encrypt", "--dry-run").out
+
+
 def test_hsm_is_silent_in_a_dry_run(pi: FakePi) -> None:
     pi.hsm_answers = False
     pi.active.clear()
