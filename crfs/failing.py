@@ -11,38 +11,61 @@ import os
 import re
 
 from crfs import probe
-from crfs.model import Halt, Record
+from crfs.errors import CrfsError
+from crfs.model import Halt, Plan, Record
 
 _FAILED = re.compile(r"(?:I/O|timeout|transport|medium|offline) error, dev (\w+), sector")
-_COPY_IT = "power off, copy it on a PC to another of at least its size ('ddrescue'), plug that in"
 
 
 def blame(halt: Halt, record: Record) -> Halt:
     """The reason for stopping, with the disk that fails and the way out, if one does."""
-    devices = set(_FAILED.findall(probe.kernel_log()))
-    if not devices:
-        return halt
-    card = _disk_of_boot_partition(record.plan.boot.mount)
-    name = "card" if card in devices else "stick"
-    what = f"{halt.what} The kernel reports errors of the {name} ({', '.join(sorted(devices))})."
-    return dataclasses.replace(halt, what=what, advice=_way_out(name, destroyed=record.destroyed))
+    try:
+        devices = set(_FAILED.findall(probe.kernel_log()))
+    except CrfsError:
+        return halt  # a failing disk may be the very one that the log is on
+    for name, device in (("card", _card(record.plan)), ("stick", _stick(record.plan))):
+        if device in devices:
+            return dataclasses.replace(
+                halt,
+                what=f"{halt.what} The kernel reports errors of the {name} ({device}).",
+                advice=f"{_way_out(name, destroyed=record.destroyed)}; {halt.advice}",
+            )
+    return halt
 
 
-def _disk_of_boot_partition(mount: str) -> str:
-    """The kernel's name of the disk that is the card in this boot, "" if that cannot be told."""
-    found = probe.mount_of(mount)
-    if found is None:
+def _card(plan: Plan) -> str:
+    """The kernel's name of the disk with the boot partition, "" if that is not there any more."""
+    mount = probe.mount_of(plan.boot.mount)
+    part = os.path.basename(os.path.realpath(mount.source)) if mount else ""
+    place = os.path.realpath(f"/sys/class/block/{part}")
+    return os.path.basename(os.path.dirname(place)) if part and os.path.exists(place) else ""
+
+
+def _stick(plan: Plan) -> str:
+    """The kernel's name of the stick, "" if it is not there any more."""
+    try:
+        return os.path.basename(probe.find_stage(plan.uuids.stage_luks).path)
+    except CrfsError:
+        pass  # it may have no header of ours yet, or be unreadable
+    try:
+        return os.path.basename(probe.find_stick(plan.stick, plan.card).path)
+    except CrfsError:
         return ""
-    part = os.path.basename(os.path.realpath(found.source))
-    return os.path.basename(os.path.realpath(f"/sys/class/block/{part}/.."))
 
 
 def _way_out(name: str, *, destroyed: bool) -> str:
-    if not destroyed and name == "stick":
-        return "'sudo crfs rollback', then 'sudo crfs encrypt' with another stick"
-    if not destroyed:
-        return "'sudo crfs rollback'; then copy the card to a new one and encrypt that"
+    match name, destroyed:
+        case "stick", False:
+            return "'sudo crfs rollback', then 'sudo crfs encrypt' with another stick"
+        case "stick", True:
+            return (
+                "try another port, then 'sudo crfs resume'; if it fails again: power off, copy "
+                "the stick on a PC to another of at least its size ('ddrescue'), plug that in in "
+                "its place, power on"
+            )
+        case _, False:
+            return "power off and copy the card to a new one ('ddrescue'), before anything else"
     return (
-        f"'sudo crfs resume' tries again, the stick perhaps at another port; if the {name} fails "
-        f"again: {_COPY_IT} in its place, and power on"
+        "'sudo crfs resume' tries again; the copy on the stick is whole and boots: keep stick and "
+        "boot partition as they are"
     )

@@ -121,11 +121,17 @@ def keep_header(path: str, stick: str) -> None:
         runner.run(_copy_header(f"if={file}", f"of={stick}", "seek"), timeout=300)
 
 
-def bring_back_header(path: str, stick: str) -> None:
-    """Overwrite the header on a device with the copy that the stick keeps. Raises CommandError."""
+def bring_back_header(path: str, stick: str, key: bytes) -> bool:
+    """Overwrite the header on a device with the copy that the stick keeps, if `key` opens that.
+
+    Returns whether it does; what is on the device is not touched otherwise. Raises CommandError.
+    """
     with _header_file() as file:
         runner.run(_copy_header(f"if={stick}", f"of={file}", "skip"), timeout=300)
-        restore_header(path, file)
+        whole = key_opens(str(file), key)
+        if whole:
+            restore_header(path, file)
+        return whole
 
 
 def _copy_header(source: str, target: str, where: str) -> list[str]:
@@ -247,8 +253,19 @@ def close_mapping(name: str) -> None:
 
 
 def erase(path: str) -> None:
-    """Destroy all that lies before a stick's data: nobody can open what was encrypted any more."""
+    """Destroy all that lies before a stick's data: nobody can open what was encrypted any more.
+
+    The stage's own header goes last: by it the stick is found again after a power cut.
+    """
+    half = [
+        "dd",
+        "if=/dev/zero",
+        f"of={path}",
+        "bs=1M",
+        f"count={HEADER_BYTES >> 20}",
+        "conv=fsync",
+    ]
+    runner.run([*half, f"seek={HEADER_BYTES >> 20}"])
     runner.run(["cryptsetup", "luksErase", "--batch-mode", path], ok=(0, 1))
     runner.run(["wipefs", "--all", "--force", path])
-    count = STAGE_HEADER_BYTES >> 20
-    runner.run(["dd", "if=/dev/zero", f"of={path}", "bs=1M", f"count={count}", "conv=fsync"])
+    runner.run(half)

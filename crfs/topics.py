@@ -448,7 +448,8 @@ TOPICS = (
         """
         crfs needs Debian 12 or a Raspberry Pi OS that is based on it, with initramfs-tools.
         Kernel and programs have to be of one kind: a 64-bit kernel below 32-bit programs does not
-        work with Zymbit's libraries (`arm_64bit=0` in `config.txt`, or a 64-bit image).
+        work with Zymbit's libraries (take a 64-bit image; up to the Pi 4 also `arm_64bit=0` in
+        `config.txt`).
 
         What Zymbit's own software supports changes; its FAQ keeps that list as a picture.
         """,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,20 @@ _TRIES, _PAUSE = 3, 5.0  # a step that fails for a passing reason, seconds betwe
 
 def hold_lock() -> int:
     """Be the only run; the lock goes with the process. Raises BusyError."""
+    return _take_lock()
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Be the only run for a while. Raises BusyError."""
+    descriptor = _take_lock()
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take_lock() -> int:
     folder = Path(live.LOCK).parent
     folder.mkdir(parents=True, exist_ok=True)
     # Whoever may log in may see how far the work is, whatever the unit's umask.
@@ -130,7 +146,10 @@ def check_card(record: Record) -> None:
         raise JournalError(
             "The journal on the boot partition belongs to another card. " + problem.what,
             data="No disk was written to.",
-            advice="if this boot partition was copied from another card, remove its folder "
+            advice="put back the card that the migration was begun on; keep the stick, which "
+            "holds the only whole copy"
+            if record.destroyed
+            else "if this boot partition was copied from another card, remove its folder "
             f"'{FOLDER}'",
         ) from None
     if not consent.given(record.plan):

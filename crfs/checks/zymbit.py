@@ -25,7 +25,8 @@ def _userland(machine: Machine) -> Finding:
     if machine.kernel_is_64_bit and head[4] != _ELF_64_BIT:
         return failure(
             "a 64-bit kernel runs a 32-bit system, with which Zymbit's software does not work",
-            "write 'arm_64bit=0' into config.txt and reboot, or install a 64-bit system",
+            "install a 64-bit system; on a Pi 4 or older also: write 'arm_64bit=0' into "
+            "config.txt and reboot",
         )
     return ok("kernel and programs fit together")
 

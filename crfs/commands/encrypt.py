@@ -18,6 +18,7 @@ from crfs import (
     probe,
     progress,
     recovery,
+    worker,
 )
 from crfs.bindings import Binding
 from crfs.bootfiles import BootFiles
@@ -49,31 +50,48 @@ def run(args: argparse.Namespace) -> int:
         keep_stage=args.keep_stage,
         keep_shell=args.keep_shell,
     )
+    if args.dry_run:
+        _show(_decide(wanted))
+        return 0
+    # Two people at their questions at once would undo what the other has begun.
+    with worker.locked():
+        _begin(_decide(wanted), ask=not args.yes)
+    follow.start()
+    return follow.follow()
+
+
+def _decide(wanted: Wanted) -> Decision:
     decision = preflight.make_plan(Machine(), wanted)
     # Only now: where cryptsetup is missing, the plan's refusal names the package.
     cipher = dataclasses.replace(luks.choose_cipher(), sector=decision.plan.cipher.sector)
-    plan = dataclasses.replace(decision.plan, cipher=cipher)
-    decision = dataclasses.replace(decision, plan=plan)
+    return dataclasses.replace(decision, plan=dataclasses.replace(decision.plan, cipher=cipher))
+
+
+def _show(decision: Decision) -> None:
+    binding = bindings.named(decision.plan.binding)
+    print(describe(decision))
+    print(
+        f"{binding.TITLE}: held by zkifc, not asked in a dry run"
+        if keys.DAEMON in decision.plan.services
+        else _ask(binding)
+    )
+    print("This was a dry run: nothing was changed.")
+
+
+def _begin(decision: Decision, *, ask: bool) -> None:
+    """Ask, make the key and write the journal; whatever keeps that from being done undoes it."""
+    plan = decision.plan
     binding = bindings.named(plan.binding)
-    if args.dry_run:
-        print(describe(decision))
-        print(
-            f"{binding.TITLE}: held by zkifc, not asked in a dry run"
-            if keys.DAEMON in plan.services
-            else _ask(binding)
-        )
-        print("This was a dry run: nothing was changed.")
-        return 0
     boot, journal = BootFiles(Path(plan.boot.mount), plan), Journal(Path(plan.boot.mount))
     binding.take()
     try:
         print(describe(decision))
         print(_ask(binding))
-        if not args.yes:
+        if ask:
             confirm(f"Erase {decision.stick.describe()} and encrypt {decision.card.describe()}?")
         finished: tuple[str, ...] = ()
         if plan.recovery_key:
-            finished = (_make_key(binding, boot, ask=not args.yes),)
+            finished = (_make_key(binding, boot, ask=ask),)
         consent.give(plan)
         journal.write(
             model.Record(plan=plan, state=STAGING, boot_id=probe.boot_id(), finished=finished)
@@ -84,8 +102,6 @@ def run(args: argparse.Namespace) -> int:
         journal.remove()
         consent.withdraw()
         raise
-    follow.start()
-    return follow.follow()
 
 
 def _make_key(binding: Binding, boot: BootFiles, *, ask: bool) -> str:

@@ -162,8 +162,9 @@ def _arm(context: Context) -> None:
 def _bring_back_header(context: Context) -> None:
     plan = context.plan
     part = probe.root_partition(plan.card)
-    luks.bring_back_header(part.path, probe.find_stage(plan.uuids.stage_luks).path)
-    if not _root_formatted(context):
+    stick = probe.find_stage(plan.uuids.stage_luks)
+    whole = luks.bring_back_header(part.path, stick.path, context.key())
+    if not whole or not _root_formatted(context):
         raise DisagreementError(
             f"The LUKS header on {part.path} is damaged, and so is its copy on the stick.",
             data=_STAGE_WHOLE,

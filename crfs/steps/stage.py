@@ -348,7 +348,15 @@ def _settle(context: Context) -> None:
         _mount_both(context)
     _copy_tree(context)
     dress.dress(STAGE_MOUNT, context.plan, context.boot.sealed_key.read_bytes())
-    swapfiles.make(STAGE_MOUNT, context.plan)
+    try:
+        swapfiles.make(STAGE_MOUNT, context.plan)
+    except OSError as problem:
+        _help_next_try(context)
+        raise CommandError(
+            f"The swap files could not be made on the copy: {problem}.",
+            data=_CARD_UNTOUCHED,
+            advice="'sudo crfs resume'",
+        ) from None
     trees.copy_flags(SOURCE_MOUNT, STAGE_MOUNT)
     unmount(STAGE_MOUNT)
 

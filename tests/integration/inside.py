@@ -136,7 +136,9 @@ def test_header_of_the_card_is_kept_on_the_stick() -> None:
         luks.close_mapping("cryptstage")
     assert luks.key_opens(STICK, KEY)
     sh(f"dd if=/dev/zero of={CARD} bs=1M count=16 conv=fsync status=none")
-    luks.bring_back_header(CARD, STICK)
+    assert not luks.bring_back_header(CARD, STICK, b"another key"), "not a copy that is no use"
+    assert not luks.key_opens(CARD, KEY)
+    assert luks.bring_back_header(CARD, STICK, KEY)
     assert luks.key_opens(CARD, KEY)
     assert luks.named_partition(CARD) == "cafe0001-02"
     assert probe.blkid(CARD, "UUID") == other

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from crfs import consent, journal, live, model
+from crfs.errors import BusyError
 from crfs.model import Card, Stick
 from crfs.probe import Swap
 from tests.unit.pi import CARD, GB, FakePi, lay_out, record, row, stick_row
@@ -441,6 +442,19 @@ def test_hsm_is_silent_in_a_dry_run(pi: FakePi) -> None:
     pi.hsm_answers = False
     pi.active.clear()
     pi.refuses(["encrypt", "--dry-run"], 15, "HSM")
+
+
+def test_two_at_their_questions(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is refused before its question, and undoes nothing of the first."""
+    refused: list[int] = []
+
+    def asked(question: str) -> None:
+        refused.append(pi.crfs("encrypt", "--yes").code)
+
+    monkeypatch.setattr("crfs.commands.encrypt.confirm", asked)
+    assert pi.crfs("encrypt", "--no-recovery-key").code == 0
+    assert refused == [BusyError.code]
+    assert pi.journal.read() is not None
 
 
 def test_hsm_gives_rubbish(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def hook(name: str, boot: Path) -> None:
+def hook(name: str, boot: Path, *, mounted: bool = True) -> None:
     """Run a hook as a kernel update does, on these folders."""
     text = (HOOKS / name).read_text()
     for word, path in {
@@ -32,7 +32,8 @@ def hook(name: str, boot: Path) -> None:
     }.items():
         assert word in text
         text = text.replace(word, str(path))
-    subprocess.run(["/bin/sh", "-c", text], check=True)
+    mountpoint = f'mountpoint() {{ {str(mounted).lower()} && [ "$2" = "{boot}" ]; }}\n'
+    subprocess.run(["/bin/sh", "-c", mountpoint + text], check=True)
 
 
 def test_nothing_has_changed(boot: Path) -> None:
@@ -74,6 +75,17 @@ def test_an_update_is_lawful_and_nothing_beside_it(boot: Path, name: str, lawful
     hook(name, boot)
     told = bootrecord.changes(boot)
     assert [line.split()[0] for line in told] == sorted({*changed} - {lawful})
+
+
+@pytest.mark.real_commands
+@pytest.mark.parametrize("name", ["record-initramfs", "record-kernel"])
+def test_hooks_know_a_folder_from_the_boot_partition(boot: Path, name: str) -> None:
+    """Raspberry Pi OS has a config.txt in /boot that only says where the real one is."""
+    before = bootrecord.FILE.read_bytes()
+    (boot / "kernel8.img").unlink()
+    (boot / "crfs-initramfs").unlink()
+    hook(name, boot, mounted=False)
+    assert bootrecord.FILE.read_bytes() == before
 
 
 @pytest.mark.real_commands

@@ -193,9 +193,13 @@ def test_erase_takes_keys_header_and_signature(
 ) -> None:
     spy, path = spied(monkeypatch, tmp_path)
     luks.erase(path)
-    assert [argv[0] for argv in spy.argv] == ["cryptsetup", "wipefs", "dd"]
-    assert f"of={path}" in spy.argv[2]
-    assert f"count={luks.STAGE_HEADER_BYTES // 2**20}" in spy.argv[2]
+    assert [argv[0] for argv in spy.argv] == ["dd", "cryptsetup", "wipefs", "dd"]
+    half = luks.HEADER_BYTES // 2**20
+    assert 2 * luks.HEADER_BYTES == luks.STAGE_HEADER_BYTES
+    for argv in (spy.argv[0], spy.argv[3]):
+        assert {f"of={path}", f"count={half}"} <= set(argv)
+    # The header that the stick is found by goes last.
+    assert [f"seek={half}" in argv for argv in spy.argv] == [True, False, False, False]
 
 
 MEASURED = "# Tests are approximate\n# Algorithm | Key\naes-xts  512b  812.0 MiB/s  815.0 MiB/s\n"

@@ -33,6 +33,8 @@ def context(pi: FakePi) -> Context:
 
 def test_the_stick_is_erased(pi: FakePi, context: Context) -> None:
     step("erase-stick").do(context)
+    assert [one[0] for one in pi.effects] == ["dd", "cryptsetup", "wipefs", "dd"]
+    assert "seek=16" in pi.effects[0], "the stage's own header goes last: by it the stick is found"
     assert ["cryptsetup", "luksErase", "--batch-mode", "/dev/sda"] in pi.effects
 
 
@@ -50,7 +52,12 @@ def header(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, str
     def set_up(*, whole: bool, copy_whole: bool = True) -> list[tuple[str, str]]:
         done: list[tuple[str, str]] = []
         known = "cafe0001-02"
-        monkeypatch.setattr(luks, "bring_back_header", lambda *paths: done.append(paths))
+
+        def bring_back(path: str, stick: str, key: bytes) -> bool:
+            done.append((path, stick))
+            return copy_whole
+
+        monkeypatch.setattr(luks, "bring_back_header", bring_back)
         monkeypatch.setattr(
             luks, "key_opens", lambda path, key: whole or (bool(done) and copy_whole)
         )
