@@ -23,6 +23,8 @@ def blame(halt: Halt, record: Record) -> Halt:
         devices = set(_FAILED.findall(probe.kernel_log()))
     except CrfsError:
         return halt  # a failing disk may be the very one that the log is on
+    if not devices:
+        return halt
     for name, device in (("card", _card(record.plan)), ("stick", _stick(record.plan))):
         if device in devices:
             return dataclasses.replace(

@@ -17,12 +17,17 @@ from crfs.checks.base import Check, Finding, cannot_tell, failure, ok, warning
 from crfs.checks.machine import Machine
 from crfs.fatfile import SUFFIX
 from crfs.journal import FOLDER
-from crfs.model import ROOT_MAPPING, STAGE_LABEL, STAGE_MAPPING, TPM2
+from crfs.model import HSM6, ROOT_MAPPING, STAGE_LABEL, STAGE_MAPPING, TPM2
 
 _OWN = "what crfs leaves behind"
 # Zymbit's own conversion uses the same name for the mapping.
 _NO_REPORT = "cryptrfs was not made by crfs, or the report of that is missing"
 _UPDATE = "'sudo update-initramfs -u' before the next reboot: a locked HSM may refuse otherwise"
+
+
+def binding() -> str:
+    """What the report of the migration says the key is bound to; HSM6 where there is none."""
+    return str(live.read_report().get("binding", HSM6))
 
 
 def root_on_mapping() -> str:
@@ -129,8 +134,7 @@ def _if_encrypted(
 
 
 def _initramfs(machine: Machine) -> Finding:
-    of_tpm = live.read_report().get("binding") == TPM2
-    if not _encrypted(machine) or live.has_journal() or of_tpm:
+    if not _encrypted(machine) or live.has_journal() or binding() == TPM2:
         return ok("nothing to compare")
     if not live.read_report():
         return cannot_tell(_NO_REPORT)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from crfs import live
-from crfs.checks import Check, Finding, Machine, Verdict, groups, sentence
+from crfs.checks import Check, Finding, Machine, Verdict, encryption, groups, sentence
 from crfs.errors import CrfsError, DoctorFailure, DoctorUnsure, DoctorWarning
-from crfs.model import HSM6
 
 Found = list[tuple[str, Check, Finding]]
 
@@ -29,7 +27,7 @@ _ENDS: tuple[tuple[Verdict, type[CrfsError], str], ...] = (
 def run(args: argparse.Namespace) -> int:
     machine = Machine()
     # An encrypted root tells what it is bound to; on others the HSM is looked for.
-    binding = live.read_report().get("binding", HSM6)
+    binding = encryption.binding()
     machine.read_ahead()
     found = [
         (group, check, check.ask(machine))

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from crfs import bootconfig, bootrecord, keys, live, luks, probe, runner, tpm2
+from crfs import bootconfig, bootrecord, keys, luks, probe, runner, tpm2
 from crfs.checks import encryption
 from crfs.commands import common
 from crfs.errors import CrfsError, VerifyError
@@ -75,7 +75,7 @@ def _initramfs_has_tools() -> str:
 
 def _checks() -> tuple[_Question, ...]:
     """Those of the binding that the report of the migration tells."""
-    return _OF_ALL + (_OF_TPM2 if live.read_report().get("binding") == TPM2 else _OF_HSM6)
+    return _OF_ALL + (_OF_TPM2 if encryption.binding() == TPM2 else _OF_HSM6)
 
 
 _Question = tuple[str, str, Callable[[], str]]
