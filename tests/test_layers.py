@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("bootfiles", "extlinux"),
     ("probe", "bootrecord"),
     ("keys", "luks", "blocks", "trees", "dress", "recovery", "swapfiles", "zymbit", "failing"),
-    ("tpm2",),
+    ("tpm2", "proof"),
     ("bindings", "checks"),
     ("preflight",),
     ("steps",),

@@ -12,7 +12,7 @@ from crfs import bindings, luks, probe, recovery, runner
 from crfs.bootconfig import BootConfig
 from crfs.journal import Journal
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan, Record
-from crfs.trees import Proven
+from crfs.proof import Proven
 
 # For the journal, an initramfs under construction, and what is written while the copy runs.
 ROOM_BYTES = 256 * 2**20

@@ -6,12 +6,12 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from crfs import blocks, consent, dress, fatfile, keys, luks, probe, runner, swapfiles, trees
+from crfs import blocks, consent, dress, fatfile, keys, luks, probe, proof, runner, swapfiles, trees
 from crfs.bootconfig import STAGE, BootConfig
 from crfs.errors import CommandError, DisagreementError, HostError, LayoutError
 from crfs.model import STAGE_LABEL, STAGE_MAPPING, Plan
@@ -148,11 +148,11 @@ def _copy(context: Context) -> None:
     _copy_tree(context)
 
 
-def _copy_tree(context: Context) -> None:
+def _copy_tree(context: Context, only: Iterable[bytes] | None = None) -> None:
     """Copy and flush. Progress is what the stage holds; what waits in memory does not count."""
 
     def work() -> None:
-        trees.copy(SOURCE_MOUNT, STAGE_MOUNT, swapfiles.of(context.plan))
+        trees.copy(SOURCE_MOUNT, STAGE_MOUNT, swapfiles.of(context.plan), only)
         runner.run(["sync", "--file-system", str(STAGE_MOUNT)], timeout=24 * 3600)
 
     def look() -> None:
@@ -198,13 +198,13 @@ def _read_back(context: Context) -> None:
     """Most of the proof, before any service has to stop."""
     _forget_stage(context)
     _mount_both(context)
-    context.proven, differing = trees.prove(
+    context.proven, differing = proof.prove(
         SOURCE_MOUNT,
         STAGE_MOUNT,
         _differs(context.plan),
         lambda done: context.report(done, context.plan.used),
     )
-    context.say(f"{len(context.proven)} files read back; {differing} will be copied again")
+    context.say(f"{len(context.proven)} entries read back; {differing} will be copied again")
 
 
 def _prepare_boot(context: Context) -> None:
@@ -344,9 +344,7 @@ def restart_services(context: Context) -> None:
 
 
 def _settle(context: Context) -> None:
-    if not context.proven:
-        _mount_both(context)
-    _copy_tree(context)
+    names = _copy_changed(context) if context.proven else _copy_again(context)
     dress.dress(STAGE_MOUNT, context.plan, context.boot.sealed_key.read_bytes())
     try:
         swapfiles.make(STAGE_MOUNT, context.plan)
@@ -357,8 +355,25 @@ def _settle(context: Context) -> None:
             data=_CARD_UNTOUCHED,
             advice="'sudo crfs resume'",
         ) from None
-    trees.copy_flags(SOURCE_MOUNT, STAGE_MOUNT)
+    trees.copy_flags(SOURCE_MOUNT, STAGE_MOUNT, names)
     unmount(STAGE_MOUNT)
+
+
+def _copy_changed(context: Context) -> Iterable[bytes]:
+    """Copy what is not proven, or has changed since; return its names.
+
+    Quicker than to have rsync compare everything, and services are waiting.
+    """
+    names = [pair.name for pair in proof.unproven(SOURCE_MOUNT, STAGE_MOUNT, context.proven)]
+    _copy_tree(context, names)
+    return names
+
+
+def _copy_again(context: Context) -> Iterable[bytes]:
+    """Nothing is proven in this boot: have rsync look at everything."""
+    _mount_both(context)
+    _copy_tree(context)
+    return (name for name, _, _ in trees.walk(SOURCE_MOUNT))
 
 
 def _compare(context: Context) -> None:
@@ -372,7 +387,7 @@ def _compare(context: Context) -> None:
             ["e2fsck", "-f", "-n", mapping(STAGE_MAPPING)], timeout=3600, data=_CARD_UNTOUCHED
         )
         _mount_stage(context, "ro,noload,noatime")
-    found = trees.compare(
+    found = proof.compare(
         SOURCE_MOUNT,
         STAGE_MOUNT,
         _differs(context.plan),
@@ -380,7 +395,7 @@ def _compare(context: Context) -> None:
         context.proven,
     )
     if found.count:
-        raise trees.explain(found)
+        raise proof.explain(found)
     context.say(f"{found.entries} files compared, no difference")
     close_stage()
 

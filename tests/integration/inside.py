@@ -10,6 +10,7 @@ import dataclasses
 import os
 import shlex
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from crfs import (
     journal,
     luks,
     probe,
+    proof,
     recovery,
     runner,
     swapfiles,
@@ -246,8 +248,8 @@ def test_block_copy_is_the_same_filesystem(opened: str, tmp_path: Path) -> None:
     blocks.compare(opened, CARD, ranges, lambda position, done: None)
     sh(f"e2fsck -fn {CARD}")
     sh(f"mkdir -p {tmp_path}/b; mount -o ro {opened} {tmp_path}/a; mount -o ro {CARD} {tmp_path}/b")
-    found = trees.compare(
-        tmp_path / "a", tmp_path / "b", lambda name: False, lambda done: None, trees.Proven()
+    found = proof.compare(
+        tmp_path / "a", tmp_path / "b", lambda name: False, lambda done: None, proof.Proven()
     )
     sh(f"umount {tmp_path}/a {tmp_path}/b")
     assert found.entries > 100
@@ -300,18 +302,50 @@ def test_trees_copy_everything_there_is(opened: str, folder: Path, tmp_path: Pat
     try:
         for _ in range(2):  # the second pass meets immutable files
             trees.copy(folder, stage)
-            trees.copy_flags(folder, stage)
-            found = trees.compare(
-                folder, stage, lambda name: False, lambda done: None, trees.Proven()
+            trees.copy_flags(folder, stage, (name for name, _, _ in trees.walk(folder)))
+            found = proof.compare(
+                folder, stage, lambda name: False, lambda done: None, proof.Proven()
             )
             assert found.examples == []
-            assert found.entries == 11
+            assert found.entries == 12
         assert os.stat(stage / "hole").st_blocks < 100
         (folder / "a").write_text("two\n")
-        found = trees.compare(folder, stage, lambda name: False, lambda done: None, trees.Proven())
+        found = proof.compare(folder, stage, lambda name: False, lambda done: None, proof.Proven())
         assert any("other contents" in one for one in found.examples)
     finally:
         sh(f"umount {stage}")
+
+
+def test_settling_brings_what_changed_since_it_was_proven(folder: Path) -> None:
+    """Only the names that are not proven are given to rsync; that has to be enough."""
+    source, copy = folder / "source", folder / "copy"
+    source.mkdir()
+    sh(
+        f"cd {source}; mkdir -p still/below moved/below/deep gone/below full a-file;"
+        "for one in still/below/x moved/below/y moved/below/deep/z gone/below/v full/w a-folder"
+        " linked edited mode 'times' xattr flag swapped; do echo $one > $one; done;"
+        "ln linked second; ln -s one link; touch -d 2001-01-01 full"
+    )
+    trees.copy(source, copy)
+    time.sleep(2.1)
+    proven, emptied = proof.prove(source, copy, lambda name: name == b"swapped", lambda done: None)
+    assert emptied == 0
+    everything = [name for name, _, _ in trees.walk(source)]
+    assert len(proven) == len(everything)  # the top instead of what was skipped
+    sh(
+        f"cd {source}; mv moved renamed; rm -r gone; rmdir a-file; echo now > a-file;"
+        "rm a-folder; mkdir a-folder; echo new > a-folder/new; ln linked third; rm second;"
+        "echo more >> edited; chmod 600 mode; touch times; setfattr -n user.x -v y xattr;"
+        "chattr +d flag; ln -sf two link; rm full/w; touch -d 2001-01-01 full;"
+        "echo -n kept > ' odd\\name [1]*'; mkdir -p still/empty"
+    )
+    names = [pair.name for pair in proof.unproven(source, copy, proven)]
+    assert not {b"still/below", b"still/below/x"} & set(names)
+    trees.copy(source, copy, [], names)
+    trees.copy_flags(source, copy, names)
+    for known in (proven, proof.Proven()):
+        found = proof.compare(source, copy, lambda name: False, lambda done: None, known)
+        assert found.examples == []
 
 
 def test_blank_overwrites_what_is_not_blank() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from crfs import bootrecord, fatfile, live
+from crfs import bootrecord, fatfile, live, trees
 from tests.unit.pi import FakePi, build, card_row, record, row
 
 # Speed differs between machines; a failing example is printed, so no database is needed.
@@ -106,3 +106,33 @@ def encrypted(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> FakePi:
 
     monkeypatch.setattr("crfs.runner.query", unpacks)
     return pi
+
+
+@pytest.fixture
+def pair(disk_path: Path) -> Iterator[tuple[Path, Path]]:
+    """Two equal trees with a bit of everything."""
+    source, target = disk_path / "source", disk_path / "target"
+    for root in (source, target):
+        _fill(root)
+    yield source, target
+    for root in (source, target):
+        trees.unlock_tree(root)
+
+
+def _fill(root: Path) -> None:
+    (root / "folder/below").mkdir(parents=True)
+    (root / "folder/file").write_bytes(b"content" * 1000)
+    (root / "empty").touch()
+    (root / "link").symlink_to("folder/file")
+    os.link(root / "folder/file", root / "hard")
+    os.link(root / "empty", root / "empty-hard")
+    os.mkfifo(root / "fifo")
+    os.mknod(root / "device", 0o020600, os.makedev(1, 3))
+    (root / "other").write_bytes(b"other")
+    with open(os.fsencode(root) + b"/na\xffme\n", "wb") as odd:
+        odd.write(b"odd")
+    os.setxattr(root / "other", "user.note", b"kept")
+    os.setxattr(root / "link", "trusted.link", b"kept", follow_symlinks=False)
+    for path in sorted(root.rglob("*"), reverse=True):
+        os.utime(path, ns=(10**18, 10**18 + 123456789), follow_symlinks=False)
+    os.utime(root, ns=(10**18, 10**18))

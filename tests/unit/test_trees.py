@@ -1,184 +1,29 @@
-"""Comparing two trees finds every kind of difference; flags are carried over."""
+"""Copying asks rsync for everything; flags are carried over."""
 
 from __future__ import annotations
 
 import array
 import os
 import shutil
-import socket
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crfs import runner, trees
-from crfs.trees import Difference, Proven
+from crfs import proof, runner, trees
 
 IMMUTABLE, APPEND, NODUMP = 0x10, 0x20, 0x40
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
 
 
-@pytest.fixture
-def pair(disk_path: Path) -> Iterator[tuple[Path, Path]]:
-    """Two equal trees with a bit of everything."""
-    source, target = disk_path / "source", disk_path / "target"
-    for root in (source, target):
-        fill(root)
-    yield source, target
-    for root in (source, target):
-        trees.unlock_tree(root)
+def names(root: Path) -> list[bytes]:
+    return [name for name, _, _ in trees.walk(root)]
 
 
-def fill(root: Path) -> None:
-    (root / "folder/below").mkdir(parents=True)
-    (root / "folder/file").write_bytes(b"content" * 1000)
-    (root / "empty").touch()
-    (root / "link").symlink_to("folder/file")
-    os.link(root / "folder/file", root / "hard")
-    os.link(root / "empty", root / "empty-hard")
-    os.mkfifo(root / "fifo")
-    os.mknod(root / "device", 0o020600, os.makedev(1, 3))
-    (root / "other").write_bytes(b"other")
-    with open(os.fsencode(root) + b"/na\xffme\n", "wb") as odd:
-        odd.write(b"odd")
-    os.setxattr(root / "other", "user.note", b"kept")
-    os.setxattr(root / "link", "trusted.link", b"kept", follow_symlinks=False)
-    for path in sorted(root.rglob("*"), reverse=True):
-        os.utime(path, ns=(10**18, 10**18 + 123456789), follow_symlinks=False)
-    os.utime(root, ns=(10**18, 10**18))
-
-
-def compare(pair: tuple[Path, Path], skip: tuple[bytes, ...] = ()) -> Difference:
-    return trees.compare(*pair, lambda name: name in skip, lambda done: None, Proven())
-
-
-def test_equal_trees(pair: tuple[Path, Path]) -> None:
-    told: list[int] = []
-    found = trees.compare(*pair, lambda name: False, told.append, Proven())
-    assert found.count == 0, found.examples
-    assert found.entries == 11
-    assert told[-1] == 2 * 7000 + 5 + 3
-
-
-def test_a_missing_socket_is_found(pair: tuple[Path, Path]) -> None:
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(pair[0] / "socket"))
-    assert "'socket': is missing" in compare(pair).examples
-
-
-def keep_time(path: Path, act: Callable[[Path], object]) -> None:
-    """Change something without the modification time giving it away."""
-    folder = path.parent.stat()
-    own = path.lstat() if os.path.lexists(path) else folder
-    act(path)
-    if os.path.lexists(path):
-        os.utime(path, ns=(own.st_atime_ns, own.st_mtime_ns), follow_symlinks=False)
-    os.utime(path.parent, ns=(folder.st_atime_ns, folder.st_mtime_ns))
-
-
-def relink(path: Path) -> None:
-    """The same content and count of links, but a file of its own."""
-    path.unlink()
-    path.write_bytes(b"content" * 1000)
-    os.link(path, path.with_name("second"))
-
-
-def repoint(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("folder/fine")
-    os.setxattr(path, "trusted.link", b"kept", follow_symlinks=False)
-
-
-def refile(path: Path) -> None:
-    path.unlink()
-    path.touch()
-
-
-def set_nodump(path: Path) -> None:
-    name = os.fsencode(path)
-    trees.set_flags(name, trees.get_flags(name) | NODUMP)
-
-
-def remake(path: Path) -> None:
-    path.unlink()
-    os.mknod(path, 0o020600, os.makedev(1, 5))
-
-
-CHANGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "content": ("folder/file", lambda path: path.write_bytes(b"CONTENT" * 1000), "contents"),
-    "last byte": ("other", lambda path: path.write_bytes(b"othes"), "contents"),
-    "size": ("other", lambda path: path.write_bytes(b"others"), "st_size"),
-    "mode": ("other", lambda path: path.chmod(0o600), "st_mode"),
-    "setuid": ("folder/file", lambda path: path.chmod(0o4755), "st_mode"),
-    "folder mode": ("folder", lambda path: path.chmod(0o700), "st_mode"),
-    "owner": ("other", lambda path: os.chown(path, 12345, -1), "st_uid"),
-    "group": ("folder/below", lambda path: os.chown(path, -1, 12345), "st_gid"),
-    "link's owner": ("link", lambda path: os.lchown(path, 12345, -1), "st_uid"),
-    "link's target": ("link", repoint, "target of the link"),
-    "link's attribute": (
-        "link",
-        lambda path: os.setxattr(path, "trusted.link", b"x", follow_symlinks=False),
-        "attributes",
-    ),
-    "attribute": ("other", lambda path: os.setxattr(path, "user.note", b"lost"), "attributes"),
-    "attribute gone": ("other", lambda path: os.removexattr(path, "user.note"), "attributes"),
-    "new attribute": ("folder", lambda path: os.setxattr(path, "user.new", b""), "attributes"),
-    "kind": ("fifo", refile, "st_mode"),
-    "device": ("device", remake, "device number"),
-    "missing": ("other", lambda path: path.unlink(), "missing"),
-    "missing folder": ("folder/below", lambda path: path.rmdir(), "missing"),
-    "hard link": ("hard", relink, "no longer a hard link"),
-    "flag": ("other", set_nodump, "inode flags"),
-}
-
-
-@pytest.mark.parametrize("change", list(CHANGES))
-def test_each_difference_is_found(pair: tuple[Path, Path], change: str) -> None:
-    name, act, words = CHANGES[change]
-    keep_time(pair[1] / name, act)
-    found = compare(pair)
-    assert found.count
-    assert any(words in one for one in found.examples), found.examples
-
-
-def test_a_nanosecond_is_found(pair: tuple[Path, Path]) -> None:
-    times = (pair[1] / "other").stat()
-    os.utime(pair[1] / "other", ns=(times.st_atime_ns, times.st_mtime_ns + 1))
-    assert "st_mtime_ns" in compare(pair).examples[0]
-
-
-def test_surplus_is_found(pair: tuple[Path, Path]) -> None:
-    keep_time(pair[1] / "folder/new", lambda path: path.touch())
-    found = compare(pair)
-    assert found.examples == ["'folder/new': is in the copy only"]
-
-
-def test_odd_names_are_compared_and_told(pair: tuple[Path, Path]) -> None:
-    odd = os.fsencode(pair[1]) + b"/na\xffme\n"
-    keep_time(Path(os.fsdecode(odd)), lambda path: path.write_bytes(b"ODD"))
-    found = compare(pair)
-    assert found.count == 1
-    assert found.examples[0].isprintable()
-
-
-def test_what_differs_on_purpose_is_passed_over(pair: tuple[Path, Path]) -> None:
-    (pair[1] / "other").write_bytes(b"dressed")
-    keep_time(pair[1] / "folder/new", lambda path: path.touch())
-    assert compare(pair, skip=(b"other", b"folder/new")).count == 0
-
-
-def test_many_differences_make_a_short_message(pair: tuple[Path, Path]) -> None:
-    for number in range(50):
-        keep_time(pair[0] / f"only-{number}", Path.touch)
-    found = compare(pair)
-    assert found.count == 50
-    error = trees.explain(found)
-    assert "50 places" in error.what
-    assert len(error.what.splitlines()) == 11
-    assert error.advice
+def differences(pair: tuple[Path, Path]) -> int:
+    return proof.compare(*pair, lambda name: False, lambda done: None, proof.Proven()).count
 
 
 def test_walk_stays_on_its_filesystem_and_follows_no_link(pair: tuple[Path, Path]) -> None:
@@ -196,9 +41,9 @@ def test_flags_are_carried_over_and_can_be_lifted(pair: tuple[Path, Path]) -> No
     for name, wanted in flags.items():
         path = os.fsencode(source / name)
         trees.set_flags(path, trees.get_flags(path) | wanted)
-    assert compare(pair).count
-    trees.copy_flags(source, target)
-    assert compare(pair).count == 0
+    assert differences(pair)
+    trees.copy_flags(source, target, names(source))
+    assert differences(pair) == 0
     with pytest.raises(PermissionError):
         (target / "other").write_bytes(b"x")
     trees.unlock_tree(target)
@@ -210,8 +55,8 @@ def test_flags_go_where_the_source_has_none(pair: tuple[Path, Path]) -> None:
     """A flag that was taken away between two passes."""
     path = os.fsencode(pair[1] / "other")
     trees.set_flags(path, trees.get_flags(path) | NODUMP)
-    trees.copy_flags(*pair)
-    assert compare(pair).count == 0
+    trees.copy_flags(*pair, names(pair[0]))
+    assert differences(pair) == 0
 
 
 def test_calls_for_flags_are_those_of_linux_headers() -> None:
@@ -236,78 +81,12 @@ def test_copy_asks_rsync_for_everything(
     assert seen[0][-2:] == [f"{pair[0]}/", f"{pair[1]}/"]
 
 
-def let_age(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make both trees older than what may still change within one tick of the clock."""
-    later = time.time_ns() + 10**10
-    monkeypatch.setattr(time, "time_ns", lambda: later)
-
-
-def read_files(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The names of the source's files whose contents are read from here on."""
-    read: list[bytes] = []
-    real = trees._same_content
-
-    def same_content(left: bytes, right: bytes) -> bool:
-        read.append(os.path.basename(left))
-        return real(left, right)
-
-    monkeypatch.setattr(trees, "_same_content", same_content)
-    return read
-
-
-def prove(pair: tuple[Path, Path]) -> tuple[Proven, int]:
-    return trees.prove(*pair, lambda name: False, lambda done: None)
-
-
-def test_what_is_proven_is_not_read_again(
+def test_copy_of_some_names_tells_rsync_which(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    let_age(pair, monkeypatch)
-    proven, differing = prove(pair)
-    assert (len(proven), differing) == (6, 0)
-    read = read_files(monkeypatch)
-    found = trees.compare(*pair, lambda name: False, lambda done: None, proven)
-    assert (found.count, read) == (0, [])
-
-
-@pytest.mark.parametrize("side", [0, 1])
-def test_what_has_changed_since_is_read_again(
-    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, side: int
-) -> None:
-    """Also if size and modification time are as before."""
-    let_age(pair, monkeypatch)
-    proven, _ = prove(pair)
-    keep_time(pair[side] / "other", lambda path: path.write_bytes(b"OTHER"))
-    read = read_files(monkeypatch)
-    found = trees.compare(*pair, lambda name: False, lambda done: None, proven)
-    assert read == [b"other"]
-    assert found.examples == ["'other': has other contents"]
-
-
-def test_what_has_just_changed_is_not_proven(pair: tuple[Path, Path]) -> None:
-    """A second change in the same tick of the kernel's clock would leave no trace."""
-    assert [len(prove(pair)[0]), prove(pair)[1]] == [0, 0]
-
-
-def test_a_copy_that_differs_is_emptied_and_so_copied_again(
-    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    let_age(pair, monkeypatch)
-    keep_time(pair[1] / "other", lambda path: path.write_bytes(b"OTHER"))
-    proven, differing = prove(pair)
-    assert (len(proven), differing) == (5, 1)
-    assert (pair[1] / "other").stat().st_size == 0
-    assert (pair[0] / "other").read_bytes() == b"other"
-
-
-def test_proving_a_tree_that_changes_meanwhile(
-    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    let_age(pair, monkeypatch)
-
-    def vanish(left: bytes, right: bytes) -> bool:
-        raise FileNotFoundError(left)
-
-    monkeypatch.setattr(trees, "_same_content", vanish)
-    assert prove(pair)[1] == 0
-    assert (pair[1] / "other").read_bytes() == b"other"
+    """A folder with its entries: only so what is too much in it goes."""
+    given: list[object] = []
+    monkeypatch.setattr(runner, "run", lambda argv, **options: given.extend([argv, options]))
+    trees.copy(*pair, only=[b".", b"folder", b"link", b"na\xffme\n"])
+    assert {"--from0", "--files-from=-"} < set(given[0])  # type: ignore[call-overload]
+    assert given[1]["stdin"] == b"./\0folder/\0link\0na\xffme\n\0"  # type: ignore[index]

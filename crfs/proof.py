@@ -1,0 +1,298 @@
+"""Proving that a copy is equal to its source, to the last attribute.
+
+Most is proven while the source is in use (`prove`). What has not changed since, by times that
+only the kernel sets, is not looked at again (`unproven`, `compare`).
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import stat
+import struct
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+from crfs.errors import DisagreementError
+from crfs.streams import in_order
+from crfs.trees import FLAGS_KEPT, carries_flags, get_flags, walk
+
+TOP = b"."
+OTHER_CONTENTS = "has other contents"
+# The clock behind ctime ticks every few milliseconds: a change within the tick of the one before
+# leaves no trace in it.
+_RECENT_NS = 2 * 10**9
+# What one thread compares at once.
+_BATCH_ENTRIES = 32
+_BATCH_BYTES = 2**20
+_READ_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An entry of the source, and what has its name in the copy; `against` is None if nothing."""
+
+    name: bytes
+    path: bytes
+    facts: os.stat_result
+    other: bytes
+    against: os.stat_result | None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder in the source."""
+        return stat.S_ISDIR(self.facts.st_mode)
+
+    @property
+    def bytes(self) -> int:
+        """How much there is to read of the source."""
+        return self.facts.st_size if stat.S_ISREG(self.facts.st_mode) else 0
+
+
+def _pairs(source: Path, target: Path) -> Iterator[Pair]:
+    """The top, and all that is below it."""
+    top, other_top = os.fsencode(source), os.fsencode(target)
+    yield Pair(TOP, top, os.lstat(top), other_top, os.lstat(other_top))
+    for name, path, facts in walk(source):
+        other = os.path.join(other_top, name)
+        try:
+            against = os.lstat(other)
+        except (FileNotFoundError, NotADirectoryError):
+            yield Pair(name, path, facts, other, None)
+        else:
+            yield Pair(name, path, facts, other, against)
+
+
+class Proven:
+    """Entries of the copy that were found equal to their source, contents read from the medium.
+
+    Each is kept as a hash of 64 bits of its name and of both sides' inode numbers, sizes and
+    times. ctime is set by the kernel at every change and by nobody else: an entry whose mark is
+    here has not changed since, on either side. Eight bytes an entry, however many there are.
+    """
+
+    def __init__(self) -> None:
+        self._marks = array.array("q")
+        self._sorted = True
+
+    def __len__(self) -> int:
+        return len(self._marks)
+
+    def add(self, pair: Pair) -> None:
+        """Take a pair for proven, as it was when its facts were asked for."""
+        self._marks.append(_mark(pair))
+        self._sorted = False
+
+    def __contains__(self, pair: Pair) -> bool:
+        if not self._sorted:
+            self._marks = array.array("q", sorted(self._marks))
+            self._sorted = True
+        mark = _mark(pair)
+        place = bisect_left(self._marks, mark)
+        return place < len(self._marks) and self._marks[place] == mark
+
+
+def _mark(pair: Pair) -> int:
+    one, two = pair.facts, pair.against
+    facts = [one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns]
+    if two is not None:
+        # The stage's device number depends on the order in which things are opened.
+        facts += [two.st_ino, two.st_size, two.st_mtime_ns, two.st_ctime_ns]
+    text = struct.pack(f"{len(facts)}q", *facts) + pair.name
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little", signed=True)
+
+
+def prove(
+    source: Path, target: Path, skip: Callable[[bytes], bool], report: Callable[[int], None]
+) -> tuple[Proven, int]:
+    """Compare a copy with a source that is in use; return what is proven.
+
+    A file whose contents differ is emptied in the copy, so that the next `copy` brings it again;
+    how many is returned too. `skip` names what may differ. `target` has to be mounted afresh, so
+    that it is read from the medium. `report` gets the bytes read so far from the source.
+    """
+    proven, emptied, read = Proven(), 0, 0
+    wanted = (pair for pair in _pairs(source, target) if not skip(pair.name))
+    for pair, found in _judged(wanted, skip):
+        if not found and abs(time.time_ns() - pair.facts.st_ctime_ns) > _RECENT_NS:
+            proven.add(pair)
+        if (pair.name, OTHER_CONTENTS) in found:
+            os.truncate(pair.other, 0)
+            emptied += 1
+        read += pair.bytes
+        report(read)
+    return proven, emptied
+
+
+def unproven(source: Path, target: Path, proven: Proven) -> Iterator[Pair]:
+    """What `prove` has not found equal, or what has changed since."""
+    return (pair for pair in _pairs(source, target) if pair not in proven)
+
+
+@dataclass
+class Difference:
+    """What a comparison found; `examples` are the first few, for the message."""
+
+    entries: int = 0
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, name: bytes, what: str) -> None:
+        self.count += 1
+        if len(self.examples) < 10:
+            self.examples.append(f"{os.fsdecode(name)!r}: {what}")
+
+
+def compare(
+    source: Path,
+    target: Path,
+    skip: Callable[[bytes], bool],
+    report: Callable[[int], None],
+    proven: Proven,
+) -> Difference:
+    """Compare two trees, all metadata and contents, but for what is proven.
+
+    `skip` names what may differ. `report` gets the bytes handled so far of the source.
+    """
+    result = Difference()
+    handled = 0
+    links: dict[tuple[int, int], int] = {}
+
+    def handle(pair: Pair) -> None:
+        nonlocal handled
+        handled += pair.bytes
+        report(handled)
+
+    def to_judge() -> Iterator[Pair]:
+        for pair in _pairs(source, target):
+            if skip(pair.name):
+                continue
+            result.entries += 1
+            if not _linked_alike(pair, links):
+                result.add(pair.name, "is no longer a hard link to the same file")
+            if pair in proven:
+                handle(pair)
+            else:
+                yield pair
+
+    for pair, found in _judged(to_judge(), skip):
+        for name, what in found:
+            result.add(name, what)
+        handle(pair)
+    return result
+
+
+def _linked_alike(pair: Pair, links: dict[tuple[int, int], int]) -> bool:
+    """Whether names of one file in the source are names of one file in the copy."""
+    facts, against = pair.facts, pair.against
+    if against is None or facts.st_nlink == 1 or pair.is_folder:
+        return True
+    return links.setdefault((facts.st_dev, facts.st_ino), against.st_ino) == against.st_ino
+
+
+Found = list[tuple[bytes, str]]
+
+
+def _judged(pairs: Iterable[Pair], skip: Callable[[bytes], bool]) -> Iterator[tuple[Pair, Found]]:
+    """Each pair, and in what it differs."""
+
+    def judge(batch: list[Pair]) -> list[Found]:
+        return [_judge(pair, skip) for pair in batch]
+
+    for batch, found in in_order(judge, _batches(pairs)):
+        yield from zip(batch, found, strict=True)
+
+
+def _batches(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    """A few small files together: to hand each over to a thread takes longer than to read it."""
+    batch: list[Pair] = []
+    size = 0
+    for pair in pairs:
+        batch.append(pair)
+        size += pair.bytes
+        if size >= _BATCH_BYTES or len(batch) == _BATCH_ENTRIES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _judge(pair: Pair, skip: Callable[[bytes], bool]) -> Found:
+    if pair.against is None:
+        return [(pair.name, "is missing")]
+    try:
+        found = [(pair.name, what) for what in _differences(pair, pair.against)]
+        if pair.is_folder and stat.S_ISDIR(pair.against.st_mode):
+            found += [(name, "is in the copy only") for name in _surplus(pair) if not skip(name)]
+    except FileNotFoundError:
+        return [(pair.name, "has vanished meanwhile")]
+    return found
+
+
+def _surplus(pair: Pair) -> Iterator[bytes]:
+    """What a folder of the copy has and its source does not."""
+    folder = b"" if pair.name == TOP else pair.name
+    for extra in sorted({*os.listdir(pair.other)} - {*os.listdir(pair.path)}):
+        yield os.path.join(folder, extra)
+
+
+def _differences(pair: Pair, against: os.stat_result) -> Iterator[str]:
+    path, facts, other = pair.path, pair.facts, pair.other
+    for what in ("st_mode", "st_uid", "st_gid", "st_mtime_ns"):
+        if getattr(facts, what) != getattr(against, what):
+            yield f"{what}: {getattr(facts, what)} became {getattr(against, what)}"
+    kind = stat.S_IFMT(facts.st_mode)
+    if kind != stat.S_IFDIR:
+        for what in ("st_size", "st_nlink"):
+            if getattr(facts, what) != getattr(against, what):
+                yield f"{what}: {getattr(facts, what)} became {getattr(against, what)}"
+    if kind in (stat.S_IFBLK, stat.S_IFCHR) and facts.st_rdev != against.st_rdev:
+        yield "another device number"
+    if kind == stat.S_IFLNK and os.readlink(path) != os.readlink(other):
+        yield "another target of the link"
+    if _xattrs(path) != _xattrs(other):
+        yield "other extended attributes"
+    if carries_flags(facts) and carries_flags(against):
+        mine, theirs = get_flags(path) & FLAGS_KEPT, get_flags(other) & FLAGS_KEPT
+        if mine != theirs:
+            yield f"inode flags {mine:#x} became {theirs:#x}"
+    both_files = kind == stat.S_IFREG == stat.S_IFMT(against.st_mode)
+    same_size = facts.st_size == against.st_size
+    if both_files and same_size and not _same_content(path, other, facts.st_size):
+        yield OTHER_CONTENTS
+
+
+def _xattrs(path: bytes) -> dict[str, bytes]:
+    return {
+        name: os.getxattr(path, name, follow_symlinks=False)
+        for name in os.listxattr(path, follow_symlinks=False)
+    }
+
+
+def _same_content(left: bytes, right: bytes, size: int) -> bool:
+    with open(left, "rb", buffering=0) as one, open(right, "rb", buffering=0) as two:
+        while size > 0:
+            # Room for what is left, and no more: most files are small.
+            room = min(size, _READ_BYTES)
+            a, b = one.read(room), two.read(room)
+            if a != b:
+                return False
+            if not a:
+                break
+            size -= len(a)
+    return True
+
+
+def explain(difference: Difference) -> DisagreementError:
+    """The error to raise for a comparison that found differences."""
+    return DisagreementError(
+        f"The copy differs from its source in {difference.count} places.\n  "
+        + "\n  ".join(difference.examples),
+        data="The card is untouched.",
+        advice="'sudo crfs resume' copies again; if it happens again, the stick is failing: "
+        "replace it",
+    )
