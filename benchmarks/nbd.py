@@ -4,7 +4,10 @@
 
 One request is served after the other, as SD cards and plain USB sticks do it. A read or a write
 takes as long as its bytes take, but no less than one operation takes; a flush or a discard takes
-one write operation, whatever it covers. Whoever connects to the second socket gets the counters
+one write operation, whatever it covers. Writes of which each goes on where the last one ended, and
+was waiting by then, are one operation: before a real card or stick, which takes one or two
+requests at a time, the kernel's queue would have made them one. Here it cannot, since a virtio
+disk takes all that there are. Whoever connects to the second socket gets the counters
 as one line of JSON.
 """
 
@@ -62,20 +65,32 @@ class Pace:
     def __init__(self, speed: Speed) -> None:
         self._speed = speed
         self._free_at = 0.0
+        self._run = 0  # bytes of the writes that are one operation until now
+        self._run_ends = -1  # where the next of them would begin
         self.busy_s = 0.0
 
-    def done_at(self, kind: int, size: int, now: float) -> float:
+    def done_at(self, kind: int, offset: int, size: int, now: float) -> float:
         """The time at which a request that is taken up at `now` is done; in seconds, as `now`."""
         speed = self._speed
+        waited = now - CREDIT_S <= self._free_at
         if kind == READ:
             cost = max(size / speed.read_bps, 1 / speed.read_iops)
         elif kind == WRITE:
-            cost = max(size / speed.write_bps, 1 / speed.write_iops)
+            if not (waited and offset == self._run_ends):
+                self._run = 0
+            cost = self._writing(self._run + size) - self._writing(self._run)
+            self._run, self._run_ends = self._run + size, offset + size
         else:
             cost = 1 / speed.write_iops
+        if kind != WRITE:
+            self._run_ends = -1
         self._free_at = max(self._free_at, now - CREDIT_S) + cost
         self.busy_s += cost
         return self._free_at
+
+    def _writing(self, size: int) -> float:
+        """How long one write of so many bytes takes."""
+        return max(size / self._speed.write_bps, 1 / self._speed.write_iops) if size else 0.0
 
 
 class Disk:
@@ -90,7 +105,7 @@ class Disk:
 
     def carry_out(self, kind: int, offset: int, size: int, data: bytes) -> bytes:
         """Do one request in the time that it takes; what was read. OSError if it is invalid."""
-        done_at = self._pace.done_at(kind, size, time.monotonic())
+        done_at = self._pace.done_at(kind, offset, size, time.monotonic())
         counters = self.counters
         read = b""
         if kind == READ:

@@ -30,19 +30,31 @@ FAST = Speed(1e12, 1e12, 1e9, 1e9)
 
 def test_a_pace_keeps_to_bytes_and_to_operations() -> None:
     pace = nbd.Pace(SLOW)
-    assert pace.done_at(nbd.READ, 1000, 100.0) == pytest.approx(110.0, abs=0.01)
+    assert pace.done_at(nbd.READ, 0, 1000, 100.0) == pytest.approx(110.0, abs=0.01)
     # The next one waits for the first, and one operation takes its time however small it is.
-    assert pace.done_at(nbd.WRITE, 1, 100.0) == pytest.approx(110.2, abs=0.01)
-    assert pace.done_at(nbd.TRIM, 1 << 30, 120.0) == pytest.approx(120.2, abs=0.01)
+    assert pace.done_at(nbd.WRITE, 0, 1, 100.0) == pytest.approx(110.2, abs=0.01)
+    assert pace.done_at(nbd.TRIM, 0, 1 << 30, 120.0) == pytest.approx(120.2, abs=0.01)
     assert pace.busy_s == pytest.approx(10.4)
 
 
 def test_a_slept_over_moment_is_not_lost_but_idleness_is() -> None:
     pace = nbd.Pace(SLOW)
-    first = pace.done_at(nbd.READ, 1000, 0.0)
-    assert pace.done_at(nbd.READ, 1000, first + 0.001) == pytest.approx(first + 10.0)
+    first = pace.done_at(nbd.READ, 0, 1000, 0.0)
+    assert pace.done_at(nbd.READ, 0, 1000, first + 0.001) == pytest.approx(first + 10.0)
     later = first + 1000
-    assert pace.done_at(nbd.READ, 1000, later) == pytest.approx(later + 10.0 - nbd.CREDIT_S)
+    assert pace.done_at(nbd.READ, 0, 1000, later) == pytest.approx(later + 10.0 - nbd.CREDIT_S)
+
+
+def test_writes_that_go_on_are_one_operation() -> None:
+    speed = Speed(100.0, 10.0, 50.0, 2.0)
+    pace = nbd.Pace(speed)
+    ends = [pace.done_at(nbd.WRITE, offset, 1, 0.0) for offset in range(8)]
+    assert ends == pytest.approx([0.5] * 5 + [0.6, 0.7, 0.8], abs=0.01)
+    # Elsewhere, after something else, and after a pause it is an operation of its own.
+    assert pace.done_at(nbd.WRITE, 100, 1, 0.0) == pytest.approx(1.3, abs=0.01)
+    pace.done_at(nbd.FLUSH, 0, 0, 0.0)
+    assert pace.done_at(nbd.WRITE, 101, 1, 0.0) == pytest.approx(2.3, abs=0.01)
+    assert pace.done_at(nbd.WRITE, 102, 1, 10.0) == pytest.approx(10.5, abs=0.01)
 
 
 def _ask(kind: int, offset: int, size: int, data: bytes = b"") -> bytes:
