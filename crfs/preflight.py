@@ -12,10 +12,9 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from crfs import bindings, checks, luks, probe
+from crfs import bindings, checks, live, luks, probe
 from crfs.checks import Machine, storage
 from crfs.errors import LayoutError, StateError, StickError
-from crfs.journal import Journal
 from crfs.model import HSM6, TPM2, Boot, Card, Cipher, Plan, Stick, Uuids
 from crfs.probe import Block, human
 
@@ -51,7 +50,7 @@ class Decision:
 
 def make_plan(machine: Machine, wanted: Wanted, cipher: Cipher = luks.AES) -> Decision:
     """The plan for this machine. Raises the error that fits; the order is from outside in."""
-    if _has_journal():
+    if live.has_journal():
         raise StateError(
             "A migration of this card is under way already.",
             data="Its state is kept; nothing was changed by this.",
@@ -107,13 +106,6 @@ def _fitting(cipher: Cipher, *devices: Block) -> Cipher:
     """LUKS sectors of 4096 bytes are quicker, but have to divide the size of the device."""
     divides = all(device.size % cipher.sector == 0 for device in devices)
     return cipher if divides else dataclasses.replace(cipher, sector=512)
-
-
-def _has_journal() -> bool:
-    try:
-        return Journal(probe.boot_mount()).exists()
-    except LayoutError:
-        return False
 
 
 def _card_and_root(machine: Machine, wanted: Wanted) -> tuple[Block, Block]:

@@ -55,43 +55,34 @@ from crfs.steps.stage import close_stage, restart_services
 _TRIES, _PAUSE = 3, 5.0  # a step that fails for a passing reason, seconds between tries
 
 
-def hold_lock() -> int:
-    """Be the only run; the lock goes with the process. Raises BusyError."""
-    return _take_lock()
-
-
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
     """Be the only run for a while. Raises BusyError."""
-    descriptor = _take_lock()
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _take_lock() -> int:
     folder = Path(live.LOCK).parent
     folder.mkdir(parents=True, exist_ok=True)
     # Whoever may log in may see how far the work is, whatever the unit's umask.
     folder.chmod(0o755)
     descriptor = os.open(live.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-    os.fchmod(descriptor, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise BusyError(
-            "crfs is at work already.",
-            data="That run goes on undisturbed.",
-            advice="'sudo crfs status --watch' follows it",
-        ) from None
-    return descriptor
+    with open(descriptor, "rb"):
+        os.fchmod(descriptor, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BusyError(
+                "crfs is at work already.",
+                data="That run goes on undisturbed.",
+                advice="'sudo crfs status --watch' follows it",
+            ) from None
+        yield
 
 
 def work(log: Any) -> int:
     """Go on with the run in the journal as far as this boot allows; return the exit code."""
-    hold_lock()
+    with locked():
+        return _work(log)
+
+
+def _work(log: Any) -> int:
     journal = Journal(probe.boot_mount())
     record = journal.read()
     if record is None:

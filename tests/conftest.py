@@ -20,6 +20,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "real_commands: starts harmless commands (cat, ruff ...)")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the fault tests have counted is shown also when they pass."""
+    for report in terminalreporter.getreports("passed"):
+        if report.nodeid.startswith("tests/cuts/") and report.when == "call" and report.capstdout:
+            terminalreporter.section(report.nodeid)
+            terminalreporter.write(report.capstdout)
+
+
 @pytest.fixture(autouse=True)
 def no_real_commands(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A unit test must not start a command: on a developer's machine it might find a real disk."""

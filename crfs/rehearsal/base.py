@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import sys
 import tempfile
@@ -42,12 +43,19 @@ def build_base(*, arch: str = "amd64", boot: str = "/boot/firmware", cache: Path
     if image.exists():
         return image
     cache.mkdir(parents=True, exist_ok=True)
-    remove_stale(cache, f"base-{arch}-*.img", keep=3)
-    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=cache) as name:
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it built
+        if not image.exists():
+            remove_stale(cache, f"base-{arch}-*.img", keep=3)
+            _build(image, arch, boot, key[:8])
+    return image
+
+
+def _build(image: Path, arch: str, boot: str, disk_id: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=image.parent) as name:
         work = Path(name)
         unfinished = work / "card.img"
         make_empty(unfinished, CARD_BYTES)
-        disk_id = key[:8]
         partition_disk(
             unfinished,
             [(FAT_START, FAT_BYTES, "c"), (ROOT_START, CARD_BYTES - ROOT_START, "83")],
@@ -70,7 +78,6 @@ def build_base(*, arch: str = "amd64", boot: str = "/boot/firmware", cache: Path
             env=environment,
         )
         unfinished.rename(image)
-    return image
 
 
 def setup_environment(work: Path, boot: str, disk_id: str) -> dict[str, str]:

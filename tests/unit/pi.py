@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from crfs import bootrecord, cli, consent, dress, keys, live, model, probe, runner, tpm2, worker
+from crfs import bootrecord, cli, consent, dress, keys, live, model, probe, runner, tpm2
 from crfs.checks import machine
 from crfs.errors import CommandError
 from crfs.journal import Journal
@@ -235,7 +235,6 @@ class FakePi:
     cmdline: str = CMDLINE
     swaps: list[Swap] = field(default_factory=list)
     effects: list[list[str]] = field(default_factory=list)
-    locks: list[int] = field(default_factory=list)
     on_run: Callable[[list[str]], None] = lambda argv: None
     kernel_log: str = "Booting Linux on physical CPU 0x0000000000 [0x410fd083]\n"
     pending: int = 0  # packages that wait for an update
@@ -255,8 +254,6 @@ class FakePi:
             code = cli.main(argv)
         except SystemExit as end:
             code = int(end.code or 0)
-        finally:
-            self._release()
         said = self.capsys.readouterr()
         return Result(code, said.out, said.err)
 
@@ -365,7 +362,6 @@ class FakePi:
                 self.active.discard(unit)
             case ["systemctl", "start", model.UNIT] if self.unit_works:
                 self.failed = cli.main(["run"]) != 0
-                self._release()
             case ["systemctl", "start", unit] if unit in keys.SERVICES:
                 self.active.add(unit)
             case ["cryptsetup", "close", name]:
@@ -391,12 +387,6 @@ class FakePi:
             case "unseal":
                 return bytes.fromhex(json.loads(given)["private"])
         return b""
-
-    def _release(self) -> None:
-        """A real worker's lock goes with its process."""
-        for descriptor in self.locks:
-            os.close(descriptor)
-        self.locks.clear()
 
     def _need(self, name: str) -> None:
         if name in self.missing:
@@ -431,12 +421,6 @@ def build(
 
     def no_udev(disk: probe.Block) -> probe.Block:
         return disk
-
-    hold_lock = worker.hold_lock
-
-    def hold() -> int:
-        pi.locks.append(hold_lock())
-        return pi.locks[-1]
 
     def set_up(module: object, **names: Any) -> None:
         for name, value in names.items():
@@ -484,6 +468,5 @@ def build(
     set_up(bootrecord, FILE=tmp_path / "lib/boot.sha256")
     # The runs that tests begin with a journal of their own are agreed to.
     consent.give(plan(str(boot)))
-    set_up(worker, hold_lock=hold)
     set_up(os, geteuid=lambda: 0)
     return pi

@@ -63,8 +63,8 @@ def test_status_of_a_halt(pi: FakePi) -> None:
 def test_status_while_it_works(pi: FakePi) -> None:
     pi.journal.write(record("staging", str(pi.boot), step="copy"))
     live.write(LIVE)
-    worker.hold_lock()
-    result = pi.crfs("status")
+    with worker.locked():
+        result = pi.crfs("status")
     assert "12.3 % in all | Copy the root: 41 % | about 5 min left" in result.out
     assert "Next" not in result.out
 
@@ -161,8 +161,8 @@ def test_resume_clears_the_halt_and_starts_the_unit(pi: FakePi) -> None:
 
 def test_resume_while_it_works_only_follows(pi: FakePi) -> None:
     pi.journal.write(record("staging", str(pi.boot)))
-    worker.hold_lock()
-    assert pi.crfs("resume").code == 0
+    with worker.locked():
+        assert pi.crfs("resume").code == 0
     assert not pi.effects
 
 

@@ -549,10 +549,8 @@ def test_halts_are_one_line() -> None:
 
 
 def test_lock_is_for_one(pi: FakePi) -> None:
-    first = worker.hold_lock()
-    assert first > 2
-    assert live.is_running()
-    with pytest.raises(CrfsError, match="at work"):
-        worker.hold_lock()
-    pi._release()
+    with worker.locked():
+        assert live.is_running()
+        with pytest.raises(CrfsError, match="at work"), worker.locked():
+            pass
     assert not live.is_running()
