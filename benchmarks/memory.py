@@ -1,4 +1,4 @@
-"""How much memory a unit of the virtual Pi takes at most, told by the Pi once a second."""
+"""How much memory a unit of the virtual Pi takes at most, told by the Pi now and then."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import re
 from dataclasses import dataclass, field
 
 # The largest resident size (VmHWM, anonymous and file pages) of each process of the unit, and
-# what the control group has counted at most, if this kernel counts (with the page cache).
+# what the control group has counted at most, if this kernel counts (with the page cache). Seldom,
+# and by few programs: what looks on must not be part of what is measured.
 SAMPLER = """sudo sh -c '
 unit=/sys/fs/cgroup/system.slice/{unit}.service
-while sleep 1; do
-    [ -e $unit/cgroup.procs ] || continue
+while sleep 5; do
     [ ! -e $unit/memory.peak ] || {{ read -r peak <$unit/memory.peak; echo "%G $peak"; }}
-    while read -r pid; do
-        name= most= own=
-        while read -r key value _; do
-            case $key in Name:) name=$value ;; VmHWM:) most=$value ;; RssAnon:) own=$value ;; esac
-        done <"/proc/$pid/status"
-        echo "%M $name $pid $most $own"
-    done <$unit/cgroup.procs
+    [ ! -e $unit/cgroup.procs ] ||
+        awk "/^Name:/ {{ name = \\$2 }} /^Pid:/ {{ pid = \\$2 }} /^VmHWM:/ {{ most = \\$2 }}
+            /^RssAnon:/ {{ print \\"%M\\", name, pid, most, \\$2 }}" \\
+            $(sed "s,.*,/proc/&/status," $unit/cgroup.procs)
 done' 2>/dev/null &
 """
 

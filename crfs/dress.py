@@ -74,6 +74,7 @@ def scripts() -> Path:
 def dress(root: Path, plan: Plan, sealed_key: bytes) -> None:
     """Turn a copy of the plain root into the encrypted root's content. Repeatable."""
     source = scripts()
+    _require_own_folders(root)
     for name, place in _SCRIPTS.items():
         mode = 0o644 if name == "functions" else 0o755
         _place(root / place, (source / name).read_bytes(), mode)
@@ -89,6 +90,19 @@ def dress(root: Path, plan: Plan, sealed_key: bytes) -> None:
             old, mode = path.read_bytes(), path.stat().st_mode & 0o7777
         text = edit(old.decode(errors="surrogateescape"), plan)
         _place(path, text.encode(errors="surrogateescape"), mode)
+
+
+def _require_own_folders(root: Path) -> None:
+    """What is written to the copy must not land elsewhere. Raises HostError."""
+    top = root.resolve()
+    for name in sorted(DRESSED):
+        folder = (root / name).parent.resolve()
+        if not folder.is_relative_to(top):
+            raise HostError(
+                f"/{Path(name).parent} is or lies behind a symbolic link with an absolute path.",
+                data="The card is untouched.",
+                advice="make it a folder, or the link a relative one, then 'sudo crfs resume'",
+            )
 
 
 def _crypttab(text: str, plan: Plan) -> str:

@@ -2,11 +2,17 @@
 
 Most is proven while the source is in use (`prove`). What has not changed since, by times that
 only the kernel sets, is not looked at again (`unproven`, `compare`).
+
+The source is changing under `prove`: between two looks a file can become a folder, a link or
+gone. So nothing is followed but folders that are folders on both sides, and what cannot be
+compared is not proven.
 """
 
 from __future__ import annotations
 
 import array
+import contextlib
+import errno
 import os
 import stat
 import struct
@@ -19,9 +25,8 @@ from pathlib import Path
 
 from crfs.errors import DisagreementError
 from crfs.streams import in_order
-from crfs.trees import FLAGS_KEPT, carries_flags, get_flags, walk
+from crfs.trees import FLAGS_KEPT, TOP, carries_flags, get_flags, open_inode, walk
 
-TOP = b"."
 OTHER_CONTENTS = "has other contents"
 # The clock behind ctime ticks every few milliseconds: a change within the tick of the one before
 # leaves no trace in it.
@@ -30,6 +35,11 @@ _RECENT_NS = 2 * 10**9
 _BATCH_ENTRIES = 32
 _BATCH_BYTES = 2**20
 _READ_BYTES = 2**20
+_MARKS_SORTED_AT_ONCE = 2**16
+
+
+# Names, each with in what it differs.
+Found = list[tuple[bytes, str]]
 
 
 @dataclass(frozen=True)
@@ -57,43 +67,56 @@ def _pairs(source: Path, target: Path) -> Iterator[Pair]:
     """The top, and all that is below it."""
     top, other_top = os.fsencode(source), os.fsencode(target)
     yield Pair(TOP, top, os.lstat(top), other_top, os.lstat(other_top))
+    # Folders of the source that are none in the copy. A link there may lead anywhere, back into
+    # the system that is in use too.
+    without: set[bytes] = set()
     for name, path, facts in walk(source):
         other = os.path.join(other_top, name)
-        try:
-            against = os.lstat(other)
-        except (FileNotFoundError, NotADirectoryError):
-            yield Pair(name, path, facts, other, None)
-        else:
-            yield Pair(name, path, facts, other, against)
+        against = None
+        if os.path.dirname(name) not in without:
+            with contextlib.suppress(FileNotFoundError):
+                against = os.lstat(other)
+        pair = Pair(name, path, facts, other, against)
+        if pair.is_folder and (against is None or not stat.S_ISDIR(against.st_mode)):
+            without.add(name)
+        yield pair
 
 
 class Proven:
     """Entries of the copy that were found equal to their source, contents read from the medium.
 
     Each is kept as a hash of 64 bits of its name and of both sides' inode numbers, sizes and
-    times. ctime is set by the kernel at every change and by nobody else: an entry whose mark is
-    here has not changed since, on either side. Eight bytes an entry, however many there are.
+    times. ctime is set by the kernel and by nobody else: an entry whose mark is here has not
+    changed since, on either side (`prove` says what that takes). Eight bytes an entry, however
+    many there are.
     """
 
     def __init__(self) -> None:
-        self._marks = array.array("q")
-        self._sorted = True
+        self._sorted: list[array.array[int]] = []
+        self._new: list[int] = []
 
     def __len__(self) -> int:
-        return len(self._marks)
+        return sum(map(len, self._sorted)) + len(self._new)
 
     def add(self, pair: Pair) -> None:
         """Take a pair for proven, as it was when its facts were asked for."""
-        self._marks.append(_mark(pair))
-        self._sorted = False
+        self._new.append(_mark(pair))
+        if len(self._new) == _MARKS_SORTED_AT_ONCE:
+            self._sort()
+
+    def _sort(self) -> None:
+        self._sorted.append(array.array("Q", sorted(self._new)))
+        self._new.clear()
 
     def __contains__(self, pair: Pair) -> bool:
-        if not self._sorted:
-            self._marks = array.array("q", sorted(self._marks))
-            self._sorted = True
+        if self._new:
+            self._sort()
         mark = _mark(pair)
-        place = bisect_left(self._marks, mark)
-        return place < len(self._marks) and self._marks[place] == mark
+        for marks in self._sorted:
+            place = bisect_left(marks, mark)
+            if place < len(marks) and marks[place] == mark:
+                return True
+        return False
 
 
 def _mark(pair: Pair) -> int:
@@ -102,8 +125,9 @@ def _mark(pair: Pair) -> int:
     if two is not None:
         # The stage's device number depends on the order in which things are opened.
         facts += [two.st_ino, two.st_size, two.st_mtime_ns, two.st_ctime_ns]
-    text = struct.pack(f"{len(facts)}q", *facts) + pair.name
-    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little", signed=True)
+    # Times before 1970 are negative, those after 2262 do not fit into a signed number.
+    text = struct.pack(f"{len(facts)}Q", *(fact % 2**64 for fact in facts)) + pair.name
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
 
 
 def prove(
@@ -114,23 +138,56 @@ def prove(
     A file whose contents differ is emptied in the copy, so that the next `copy` brings it again;
     how many is returned too. `skip` names what may differ. `target` has to be mounted afresh, so
     that it is read from the medium. `report` gets the bytes read so far from the source.
+
+    Whatever changed since shortly before all of this began is not proven: within one tick of the
+    clock a second change leaves no trace. Neither does writing to a page that a program has
+    mapped, as long as the page waits to be written out; so all are written out first.
     """
     proven, emptied, read = Proven(), 0, 0
+    old = time.time_ns() - _RECENT_NS
+    os.sync()
     wanted = (pair for pair in _pairs(source, target) if not skip(pair.name))
     for pair, found in _judged(wanted, skip):
-        if not found and abs(time.time_ns() - pair.facts.st_ctime_ns) > _RECENT_NS:
+        old = min(old, time.time_ns() - _RECENT_NS)  # the clock may be set back meanwhile
+        if not found and pair.facts.st_ctime_ns < old:
             proven.add(pair)
-        if (pair.name, OTHER_CONTENTS) in found:
-            os.truncate(pair.other, 0)
-            emptied += 1
+        emptied += _empty_if_wrong(pair, found)
         read += pair.bytes
         report(read)
     return proven, emptied
 
 
-def unproven(source: Path, target: Path, proven: Proven) -> Iterator[Pair]:
-    """What `prove` has not found equal, or what has changed since."""
-    return (pair for pair in _pairs(source, target) if pair not in proven)
+def unproven(
+    source: Path, target: Path, skip: Callable[[bytes], bool], proven: Proven
+) -> list[bytes]:
+    """The names that are not proven, or have changed since; nothing may write to the source.
+
+    What rsync would take for equal, by size and times, and is not, is emptied in the copy.
+    """
+    names = []
+
+    def to_judge() -> Iterator[Pair]:
+        for pair in _pairs(source, target):
+            if pair not in proven:
+                names.append(pair.name)
+                if not skip(pair.name):
+                    yield pair
+
+    for pair, found in _judged(to_judge(), skip):
+        _empty_if_wrong(pair, found)
+    return names
+
+
+def _empty_if_wrong(pair: Pair, found: Found) -> bool:
+    """Empty a file of the copy that has other contents; whether it was one."""
+    if (pair.name, OTHER_CONTENTS) not in found:
+        return False
+    descriptor = os.open(pair.other, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+    return True
 
 
 @dataclass
@@ -194,9 +251,6 @@ def _linked_alike(pair: Pair, links: dict[tuple[int, int], int]) -> bool:
     return links.setdefault((facts.st_dev, facts.st_ino), against.st_ino) == against.st_ino
 
 
-Found = list[tuple[bytes, str]]
-
-
 def _judged(pairs: Iterable[Pair], skip: Callable[[bytes], bool]) -> Iterator[tuple[Pair, Found]]:
     """Each pair, and in what it differs."""
 
@@ -228,8 +282,10 @@ def _judge(pair: Pair, skip: Callable[[bytes], bool]) -> Found:
         found = [(pair.name, what) for what in _differences(pair, pair.against)]
         if pair.is_folder and stat.S_ISDIR(pair.against.st_mode):
             found += [(name, "is in the copy only") for name in _surplus(pair) if not skip(name)]
-    except FileNotFoundError:
-        return [(pair.name, "has vanished meanwhile")]
+    except OSError as problem:
+        if problem.errno == errno.EIO:
+            raise
+        return [(pair.name, f"cannot be compared: {problem.strerror}")]
     return found
 
 
@@ -246,6 +302,8 @@ def _differences(pair: Pair, against: os.stat_result) -> Iterator[str]:
         if getattr(facts, what) != getattr(against, what):
             yield f"{what}: {getattr(facts, what)} became {getattr(against, what)}"
     kind = stat.S_IFMT(facts.st_mode)
+    if kind != stat.S_IFMT(against.st_mode):
+        return
     if kind != stat.S_IFDIR:
         for what in ("st_size", "st_nlink"):
             if getattr(facts, what) != getattr(against, what):
@@ -256,13 +314,12 @@ def _differences(pair: Pair, against: os.stat_result) -> Iterator[str]:
         yield "another target of the link"
     if _xattrs(path) != _xattrs(other):
         yield "other extended attributes"
-    if carries_flags(facts) and carries_flags(against):
+    if carries_flags(facts):
         mine, theirs = get_flags(path) & FLAGS_KEPT, get_flags(other) & FLAGS_KEPT
         if mine != theirs:
             yield f"inode flags {mine:#x} became {theirs:#x}"
-    both_files = kind == stat.S_IFREG == stat.S_IFMT(against.st_mode)
-    same_size = facts.st_size == against.st_size
-    if both_files and same_size and not _same_content(path, other, facts.st_size):
+    readable = kind == stat.S_IFREG and facts.st_size == against.st_size
+    if readable and not _same_content(path, other, facts.st_size):
         yield OTHER_CONTENTS
 
 
@@ -274,7 +331,10 @@ def _xattrs(path: bytes) -> dict[str, bytes]:
 
 
 def _same_content(left: bytes, right: bytes, size: int) -> bool:
-    with open(left, "rb", buffering=0) as one, open(right, "rb", buffering=0) as two:
+    with (
+        open(open_inode(left), "rb", buffering=0) as one,
+        open(open_inode(right), "rb", buffering=0) as two,
+    ):
         while size > 0:
             # Room for what is left, and no more: most files are small.
             room = min(size, _READ_BYTES)

@@ -6,6 +6,7 @@ append-only ...), which it does not know, are set here afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -40,6 +41,8 @@ RSYNC = (
     "rsync", "--archive", "--hard-links", "--acls", "--xattrs", "--sparse", "--numeric-ids",
     "--one-file-system", "--delete", "--inplace", "--whole-file", "--modify-window=-1",
 )  # fmt: skip
+# The name of a tree's top, next to those of `walk`.
+TOP = b"."
 # 24: a file vanished while it was copied; on a live system that is ordinary.
 _RSYNC_OK = (0, 24)
 
@@ -73,9 +76,13 @@ def copy(
 
 
 def _listed(source: Path, name: bytes) -> bytes:
-    """A name as it has to be listed; only a folder that ends in / is rid of what is too much."""
+    """A name as it has to be listed.
+
+    Only a folder that ends in / is rid of what is too much; a name that begins with # or ; would
+    be taken for a comment.
+    """
     facts = os.lstat(os.path.join(os.fsencode(source), name))
-    return name + b"/" if stat.S_ISDIR(facts.st_mode) else name
+    return b"./" + name + (b"/" if stat.S_ISDIR(facts.st_mode) else b"")
 
 
 def _literal(name: str) -> str:
@@ -83,13 +90,33 @@ def _literal(name: str) -> str:
     return re.sub(r"([*?[\\])", r"\\\1", name) if re.search(r"[*?[]", name) else name
 
 
+def part_links(source: Path, target: Path) -> None:
+    """Remove names from the copy that are one file there, and not in the source any more.
+
+    rsync would write one through the other, again at each pass.
+    """
+    owners: dict[int, tuple[int, int]] = {}
+    for name, path, facts in walk(target):
+        if facts.st_nlink > 1 and not stat.S_ISDIR(facts.st_mode):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                there = os.lstat(os.path.join(os.fsencode(source), name))
+                owner = there.st_dev, there.st_ino
+                if owners.setdefault(facts.st_ino, owner) != owner:
+                    os.unlink(path)
+
+
 def unlock_tree(root: Path) -> None:
     """Clear immutable and append-only, which would keep a second pass from writing."""
+    _unlock(os.fsencode(root))
     for _, path, facts in walk(root):
         if carries_flags(facts):
-            flags = get_flags(path)
-            if flags & _LOCKING:
-                set_flags(path, flags & ~_LOCKING)
+            _unlock(path)
+
+
+def _unlock(path: bytes) -> None:
+    flags = get_flags(path)
+    if flags & _LOCKING:
+        set_flags(path, flags & ~_LOCKING)
 
 
 def copy_flags(source: Path, target: Path, names: Iterable[bytes]) -> None:
@@ -116,7 +143,7 @@ def walk(root: Path) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
         try:
             with os.scandir(os.path.join(top, folder)) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         below = []
         for entry in found:
@@ -138,7 +165,7 @@ def carries_flags(facts: os.stat_result) -> bool:
 
 def get_flags(path: bytes) -> int:
     """Inode flags of a file or folder. Raises OSError."""
-    descriptor = _open(path)
+    descriptor = open_inode(path)
     try:
         flags = fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, bytes(struct.calcsize("l")))
         return int.from_bytes(flags, sys.byteorder) & 0xFFFFFFFF
@@ -148,12 +175,13 @@ def get_flags(path: bytes) -> int:
 
 def set_flags(path: bytes, flags: int) -> None:
     """Set the inode flags of a file or folder. Raises OSError."""
-    descriptor = _open(path)
+    descriptor = open_inode(path)
     try:
         fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, struct.pack("l", flags))
     finally:
         os.close(descriptor)
 
 
-def _open(path: bytes) -> int:
-    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME)
+def open_inode(path: bytes) -> int:
+    """Open what has this name for reading: follow no link, wait for nobody. Raises OSError."""
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXEC)

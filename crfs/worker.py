@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,8 @@ def _work(log: Any) -> int:
         halt = migration.reconcile()
         if halt is None:
             return _go_on(migration, shown, log)
-    except (CrfsError, OSError) as problem:
-        failure = problem if isinstance(problem, CrfsError) else _from_os(problem)
+    except Exception as problem:  # services must not stay stopped for a defect either
+        failure = _as_ours(problem)
         halt = halt_of(failure)
         if isinstance(failure, CommandError | DisagreementError):
             halt = failing.blame(halt, context.record)
@@ -233,8 +234,10 @@ def _halt(migration: Migration, shown: progress.Progress, log: Any, halt: Halt) 
     log.error(f"stopped: {halt.what} {halt.data} Next: {halt.advice}", kind="stopped")
     shown.settle(migration.state, halt.what)
     if in_phase_1:
-        close_stage()
-        restart_services(context)
+        try:
+            close_stage()
+        finally:
+            restart_services(context)
     return halt.code
 
 
@@ -247,11 +250,22 @@ def halt_of(failure: CrfsError) -> Halt:
     return Halt(failure.code, what, data, advice or "'sudo crfs resume'", human)
 
 
-def _from_os(problem: OSError) -> CrfsError:
-    return CommandError(
-        f"Reading or writing failed: {problem}.",
-        data="What was proven before is still there; nothing was given up.",
-        advice="look for I/O errors in 'journalctl -k -b', then 'sudo crfs resume'",
+def _as_ours(problem: Exception) -> CrfsError:
+    """Any failure as one with a message for people."""
+    data = "What was proven before is still there; nothing was given up."
+    if isinstance(problem, CrfsError):
+        return problem
+    if isinstance(problem, OSError):
+        return CommandError(
+            f"Reading or writing failed: {problem}.",
+            data=data,
+            advice="look for I/O errors in 'journalctl -k -b', then 'sudo crfs resume'",
+        )
+    where = traceback.extract_tb(problem.__traceback__)[-1]
+    return CrfsError(
+        f"A defect in crfs: {problem!r} in {where.name}, line {where.lineno} of {where.filename}.",
+        data=data,
+        advice="report it with this message; 'sudo crfs resume' tries again",
     )
 
 

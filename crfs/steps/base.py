@@ -161,6 +161,14 @@ def inodes(plan: Plan) -> int:
     return max(dense, plan.files * 5 // 4 + 10000)
 
 
+def bind(source: str, folder: Path) -> None:
+    """Show `source` at `folder` too, without what is mounted below it, now or later.
+
+    Private: what is mounted or unmounted in one of the two is not in the other.
+    """
+    runner.run(["mount", "--bind", "--make-private", source, str(folder)])
+
+
 def unmount(folder: Path) -> None:
     """Unmount everything that is mounted at a folder or below it."""
     text = Path("/proc/self/mounts").read_text(errors="surrogateescape")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ from crfs.steps.base import (
     STAGE_MOUNT,
     Context,
     Step,
+    bind,
     filesystem_bytes,
     filesystem_limit,
     inodes,
@@ -124,7 +126,7 @@ def _mount_both(context: Context) -> None:
 def _mount_source() -> None:
     unmount(SOURCE_MOUNT)
     SOURCE_MOUNT.mkdir(mode=0o700, parents=True, exist_ok=True)
-    runner.run(["mount", "--bind", "/", str(SOURCE_MOUNT)])
+    bind("/", SOURCE_MOUNT)
 
 
 def _mount_stage(context: Context, options: str) -> None:
@@ -145,6 +147,7 @@ def _forget_stage(context: Context) -> None:
 def _copy(context: Context) -> None:
     _mount_both(context)
     trees.unlock_tree(STAGE_MOUNT)
+    trees.part_links(SOURCE_MOUNT, STAGE_MOUNT)
     _copy_tree(context)
 
 
@@ -229,7 +232,7 @@ def _build_initramfs(context: Context) -> bytes:
     inside = str(consent.FILE.with_name("initramfs"))
     built = STAGE_MOUNT / inside.lstrip("/")
     for folder in ("dev", "proc", "sys"):
-        runner.run(["mount", "--bind", f"/{folder}", str(STAGE_MOUNT / folder)])
+        bind(f"/{folder}", STAGE_MOUNT / folder)
     try:
         said = _make_initramfs(context, inside)
         listing = runner.query(["lsinitramfs", str(built)], timeout=600).split()
@@ -364,7 +367,9 @@ def _copy_changed(context: Context) -> Iterable[bytes]:
 
     Quicker than to have rsync compare everything, and services are waiting.
     """
-    names = [pair.name for pair in proof.unproven(SOURCE_MOUNT, STAGE_MOUNT, context.proven)]
+    trees.part_links(SOURCE_MOUNT, STAGE_MOUNT)
+    differs = _differs(context.plan)
+    names = proof.unproven(SOURCE_MOUNT, STAGE_MOUNT, differs, context.proven)
     _copy_tree(context, names)
     return names
 
@@ -372,8 +377,9 @@ def _copy_changed(context: Context) -> Iterable[bytes]:
 def _copy_again(context: Context) -> Iterable[bytes]:
     """Nothing is proven in this boot: have rsync look at everything."""
     _mount_both(context)
+    trees.part_links(SOURCE_MOUNT, STAGE_MOUNT)
     _copy_tree(context)
-    return (name for name, _, _ in trees.walk(SOURCE_MOUNT))
+    return itertools.chain([trees.TOP], (name for name, _, _ in trees.walk(SOURCE_MOUNT)))
 
 
 def _compare(context: Context) -> None:

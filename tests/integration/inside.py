@@ -33,6 +33,7 @@ from crfs import (
 from crfs.errors import CommandError, StickError
 from crfs.model import Cipher
 from crfs.rehearsal.tpm import TpmProcess
+from crfs.steps import base
 from tests.unit.pi import plan
 
 pytestmark = pytest.mark.integration
@@ -323,8 +324,10 @@ def test_settling_brings_what_changed_since_it_was_proven(folder: Path) -> None:
     sh(
         f"cd {source}; mkdir -p still/below moved/below/deep gone/below full a-file;"
         "for one in still/below/x moved/below/y moved/below/deep/z gone/below/v full/w a-folder"
-        " linked edited mode 'times' xattr flag swapped; do echo $one > $one; done;"
-        "ln linked second; ln -s one link; touch -d 2001-01-01 full"
+        " linked edited mode 'times' xattr flag swapped own one1 two1 '#note';"
+        " do echo $one > $one; done;"
+        "ln linked second; ln own own2; ln one1 one2; ln two1 two2; mkdir '#x' ';y';"
+        "ln -s one link; touch -d 2001-01-01 full"
     )
     trees.copy(source, copy)
     time.sleep(2.1)
@@ -337,9 +340,12 @@ def test_settling_brings_what_changed_since_it_was_proven(folder: Path) -> None:
         "rm a-folder; mkdir a-folder; echo new > a-folder/new; ln linked third; rm second;"
         "echo more >> edited; chmod 600 mode; touch times; setfattr -n user.x -v y xattr;"
         "chattr +d flag; ln -sf two link; rm full/w; touch -d 2001-01-01 full;"
-        "echo -n kept > ' odd\\name [1]*'; mkdir -p still/empty"
+        "echo -n kept > ' odd\\name [1]*'; mkdir -p still/empty; echo 1 > '#x/new'; mkdir ';y/z';"
+        "echo more >> '#note'; cp -p own2 t; mv t own2; echo longer > own2;"
+        "mv one2 t; mv two2 one2; mv t two2; echo TIMES > times; touch -r still/below/x times"
     )
-    names = [pair.name for pair in proof.unproven(source, copy, proven)]
+    trees.part_links(source, copy)
+    names = proof.unproven(source, copy, lambda name: False, proven)
     assert not {b"still/below", b"still/below/x"} & set(names)
     trees.copy(source, copy, [], names)
     trees.copy_flags(source, copy, names)
@@ -371,3 +377,18 @@ def test_journal_and_boot_files_on_fat(tmp_path: Path) -> None:
     finally:
         sh(f"umount {tmp_path}")
     sh(f"fsck.vfat -n {CARD}")
+
+
+def test_a_bind_shares_no_mounts(tmp_path: Path) -> None:
+    """With systemd all mounts are shared: what the user mounts meanwhile is not ours to unmount."""
+    live, shown = tmp_path / "live", tmp_path / "shown"
+    sh(f"mkdir -p {live} {shown}; mount -t tmpfs live {live}; mount --make-shared {live}")
+    sh(f"mkdir {live}/media")
+    try:
+        base.bind(str(live), shown)
+        sh(f"mount -t tmpfs media {live}/media; touch {live}/media/file")
+        assert os.listdir(shown / "media") == []
+        base.unmount(shown)
+        assert os.listdir(live / "media") == ["file"]
+    finally:
+        sh(f"umount -R {live}")

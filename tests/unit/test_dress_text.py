@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crfs import dress
+from crfs.errors import HostError
 from tests.unit.hostile import file_text
+from tests.unit.pi import plan
 
 UUID = "aaaaaaaa-0000-4000-8000-000000000003"
 OTHER = "bbbbbbbb-0000-4000-8000-000000000003"
@@ -79,3 +82,20 @@ def test_new_folders_leave_the_times_of_those_above_alone(tmp_path: Path) -> Non
     dress._place(above / "initramfs/post-update.d/zz-crfs", b"x", 0o755)
     assert above.stat().st_mtime_ns == 10**18 + 1
     assert (above / "initramfs/post-update.d/zz-crfs").read_bytes() == b"x"
+
+
+def test_nothing_is_written_through_a_link_that_leads_out(tmp_path: Path) -> None:
+    """The copy may hold links with absolute paths: outside of it they lead into the live root."""
+    root, live = tmp_path / "copy", tmp_path / "live"
+    (root / "etc").mkdir(parents=True)
+    (root / "var").mkdir()
+    live.mkdir()
+    (root / "var/lib").symlink_to(live)
+    with pytest.raises(HostError, match="/var/lib/zymbit is or lies behind a symbolic link"):
+        dress.dress(root, plan(), b"sealed")
+    assert not any(live.iterdir())
+    (root / "var/lib").unlink()
+    (root / "var/elsewhere").mkdir()
+    (root / "var/lib").symlink_to("elsewhere")
+    dress.dress(root, plan(), b"sealed")
+    assert (root / "var/elsewhere/zymbit/key.bin.lock").read_bytes() == b"sealed"

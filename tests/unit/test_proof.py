@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -223,3 +224,116 @@ def test_proving_a_tree_that_changes_meanwhile(
     monkeypatch.setattr(proof, "_same_content", vanish)
     assert prove(pair)[1] == 0
     assert (pair[1] / "other").read_bytes() == b"other"
+
+
+def test_a_link_in_the_copy_is_never_followed(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link of the source became a folder: in the copy it may lead into the system in use."""
+    let_age(pair, monkeypatch)
+    live = pair[0].with_name("live")
+    live.mkdir()
+    (live / "file").write_bytes(b"precious")
+    (pair[0] / "data/below").mkdir(parents=True)
+    (pair[0] / "data/file").write_bytes(b"changed!")
+    (pair[1] / "data").symlink_to(live)
+    proven, emptied = prove(pair)
+    assert emptied == 0
+    names = proof.unproven(*pair, lambda name: False, proven)
+    assert (live / "file").read_bytes() == b"precious"
+    assert {b"data", b"data/file", b"data/below"} <= set(names)
+    found = compare(pair).examples
+    assert "'data/file': is missing" in found
+    assert "'data/below': is missing" in found
+
+
+def to_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def to_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def to_file(path: Path) -> None:
+    path.unlink() if path.is_symlink() else path.rmdir()
+    path.write_text("x")
+
+
+def to_link(path: Path) -> None:
+    path.rmdir() if path.is_dir() else path.unlink()
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [
+        ("other", Path.unlink),
+        ("other", to_fifo),
+        ("other", to_folder),
+        ("other", to_link),
+        ("folder/below", Path.rmdir),
+        ("folder/below", to_file),
+        ("folder/below", to_link),
+        ("link", Path.unlink),
+        ("link", to_file),
+    ],
+)
+def test_what_changes_while_it_is_compared_is_not_proven(
+    pair: tuple[Path, Path], name: str, act: Callable[[Path], object]
+) -> None:
+    """Between the look at it and the comparison; before the look; nothing waits or fails."""
+    one = next(one for one in proof._pairs(*pair) if os.fsdecode(one.name) == name)
+    act(pair[0] / name)
+    assert proof._judge(one, lambda name: False)
+    one = next((one for one in proof._pairs(*pair) if os.fsdecode(one.name) == name), one)
+    assert proof._judge(one, lambda name: False)
+
+
+def test_a_medium_that_fails_is_no_change(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(left: bytes, right: bytes, size: int) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(proof, "_same_content", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        prove(pair)
+
+
+@pytest.mark.parametrize("year", [1901, 1969, 2300])
+def test_times_far_away(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, year: int
+) -> None:
+    let_age(pair, monkeypatch)
+    seconds = (year - 1970) * 31556952
+    for root in pair:
+        os.utime(root / "other", (seconds, seconds))
+    assert len(prove(pair)[0]) == 12
+
+
+def test_what_only_contents_tell_apart_is_emptied_before_the_last_copy(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rsync would take it for equal by size and time."""
+    let_age(pair, monkeypatch)
+    proven, _ = prove(pair)
+    keep_time(pair[0] / "other", lambda path: path.write_bytes(b"OTHER"))
+    assert proof.unproven(*pair, lambda name: False, proven) == [b".", b"other"]
+    assert (pair[1] / "other").stat().st_size == 0
+    assert (pair[0] / "other").read_bytes() == b"OTHER"
+
+
+def test_marks_are_found_however_many_there_are(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof, "_MARKS_SORTED_AT_ONCE", 5)
+    let_age(pair, monkeypatch)
+    proven, _ = prove(pair)
+    assert len(proven) == 12
+    assert all(one in proven for one in proof._pairs(*pair))
+    keep_time(pair[1] / "folder/file", lambda path: path.write_bytes(b"CONTENT" * 1000))
+    changed = {one.name for one in proof._pairs(*pair) if one not in proven}
+    assert changed == {b"folder", b"folder/file", b"hard"}

@@ -89,4 +89,40 @@ def test_copy_of_some_names_tells_rsync_which(
     monkeypatch.setattr(runner, "run", lambda argv, **options: given.extend([argv, options]))
     trees.copy(*pair, only=[b".", b"folder", b"link", b"na\xffme\n"])
     assert {"--from0", "--files-from=-"} < set(given[0])  # type: ignore[call-overload]
-    assert given[1]["stdin"] == b"./\0folder/\0link\0na\xffme\n\0"  # type: ignore[index]
+    assert given[1]["stdin"] == b"././\0./folder/\0./link\0./na\xffme\n\0"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("made", "then", "kept"),
+    [
+        # One of two names has become a file of its own, whichever of them.
+        ({"a": 1, "b": 1}, {"a": 1, "b": 2}, {"a"}),
+        # Two files have exchanged names.
+        ({"a": 1, "b": 2, "c": 1, "d": 2}, {"a": 1, "b": 2, "c": 2, "d": 1}, {"a", "b"}),
+        # More names, fewer names, gone: nothing that rsync cannot mend.
+        ({"a": 1, "b": 1}, {"a": 1, "b": 1, "c": 1}, {"a", "b"}),
+        ({"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 1}, {"a", "b", "c"}),
+        ({"a": 1, "b": 1}, {}, {"a", "b"}),
+    ],
+)
+def test_names_that_are_one_file_no_more_are_parted(
+    tmp_path: Path, made: dict[str, int], then: dict[str, int], kept: set[str]
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    for root, groups in ((source, then), (target, made)):
+        root.mkdir()
+        for name, group in groups.items():
+            first = next(one for one in groups if groups[one] == group)
+            if name == first:
+                (root / name).write_text("x")
+            else:
+                os.link(root / first, root / name)
+    trees.part_links(source, target)
+    assert {path.name for path in target.iterdir()} == kept
+
+
+def test_the_top_can_be_unlocked_too(pair: tuple[Path, Path]) -> None:
+    top = os.fsencode(pair[1])
+    trees.set_flags(top, trees.get_flags(top) | IMMUTABLE)
+    trees.unlock_tree(pair[1])
+    assert not trees.get_flags(top) & IMMUTABLE

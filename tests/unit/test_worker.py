@@ -38,7 +38,7 @@ class World:
         self.ticks = 0
         self.cuts: set[int] = set()
         self.plain_whole, self.stage_whole, self.root_whole = True, False, False
-        self.fail: dict[str, CrfsError | OSError] = {}
+        self.fail: dict[str, Exception] = {}
         states = {
             state: tuple(self._fake(step) for step in found)
             for state, found in steps.BY_STATE.items()
@@ -412,9 +412,10 @@ def test_halt_names_the_disk_that_fails(world: World) -> None:
         (HsmError("silent", advice="look"), 15, False),
         (DisagreementError("differs", advice="look"), 20, True),
         (OSError(28, "No space left on device"), 19, False),
+        (ZeroDivisionError("a defect of\ncrfs"), 10, False),
     ],
 )
-def test_halt(world: World, failure: CrfsError | OSError, code: int, human: bool) -> None:
+def test_halt(world: World, failure: Exception, code: int, human: bool) -> None:
     """It is kept for `crfs status`, and the system on the card goes on as before."""
     world.fail["settle"] = failure
     world.pi.active = {"crfs-stage.target"}
@@ -430,6 +431,20 @@ def test_halt(world: World, failure: CrfsError | OSError, code: int, human: bool
     status = world.pi.crfs("status")
     assert halt.what in status.out
     assert "Next: " in status.out
+
+
+def test_services_run_again_even_if_the_stick_cannot_be_let_go(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy() -> None:
+        raise CommandError("target is busy")
+
+    world.fail["settle"] = DisagreementError("differs", advice="look")
+    monkeypatch.setattr(worker, "close_stage", busy)
+    world.pi.active = {"crfs-stage.target"}
+    assert world.pi.crfs("run").code == 19
+    assert kept_halt(world.pi).what == "differs"
+    assert ["systemctl", "isolate", "--no-block", "default.target"] in world.pi.effects
 
 
 def test_read_only_root_is_given_back(world: World) -> None:
