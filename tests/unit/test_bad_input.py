@@ -206,6 +206,10 @@ def test_smaller_than_twice_the_card_is_only_a_warning(pi: FakePi) -> None:
     assert "Warning: The stick (40.0 GB) is smaller than twice the card" in result.out
 
 
+def test_its_own_work_is_nothing_to_warn_of(pi: FakePi) -> None:
+    assert "at work" not in pi.crfs("encrypt", "--yes").out
+
+
 @pytest.mark.parametrize("mount", ["/mnt/backup", "/", "/home"])
 def test_stick_is_mounted(pi: FakePi, mount: str) -> None:
     part = row("/dev/sda1", "part", GB, fstype="ext4", mountpoints=[mount])

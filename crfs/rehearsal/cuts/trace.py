@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from crfs import blocks, bootfiles, dress, fatfile, runner, trees, worker
+from crfs import blocks, bootfiles, dress, fatfile, proof, runner, trees, worker
 from crfs.errors import CommandError
 from crfs.journal import Journal
 from crfs.rehearsal.layout import MIB
@@ -171,8 +171,10 @@ def observe(tracer: Tracer) -> None:
     wrap(blocks, "_write", lambda *_: "piece")
     wrap(blocks, "compare", lambda *_: "compare-blocks")
     wrap(blocks, "grow", lambda *_: "grow")
-    for name in ("unlock_tree", "copy_flags", "prove", "compare"):
+    for name in ("unlock_tree", "part_links", "copy_flags"):
         wrap(trees, name, lambda *_, verb=name: verb)
+    for name in ("prove", "unproven", "compare"):
+        wrap(proof, name, lambda *_, verb=name: verb)
     wrap(dress, "dress", lambda *_: "dress")
     _follow_steps(tracer)
 
