@@ -31,6 +31,14 @@ def test_equal_trees(pair: tuple[Path, Path]) -> None:
     assert told[-1] == 2 * 7000 + 5 + 3
 
 
+def test_holes_are_no_progress(pair: tuple[Path, Path]) -> None:
+    for root in pair:
+        os.truncate(root / "empty", 10**8)
+    told: list[int] = []
+    proof.compare(*pair, lambda name: False, told.append, Proven())
+    assert max(told) < 10**5
+
+
 def test_a_missing_socket_is_found(pair: tuple[Path, Path]) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(pair[0] / "socket"))
