@@ -1,7 +1,7 @@
 # make rehearse   the whole migration on a virtual Raspberry Pi (README's first command); KEY=tpm2
 #                 for one with a TPM in place of the HSM6
 # make test       lint, types, unit tests, real dm-crypt, whole migrations (the second)
-# make bench      crfs and its peers on the same slow devices; about an hour
+# make bench      crfs and its peers on the same slow devices; about three hours
 # make cuts       hundreds of power cuts and other faults, counted in build/cuts/report.json
 # make deb        the Debian package, build/crfs_VERSION_all.deb
 

@@ -126,7 +126,7 @@ def main() -> int:
     parser.add_argument("--case", action="append", choices=[*CASES, TINY.name])
     parser.add_argument("--flow", action="append", choices=FLOWS)
     parser.add_argument("--profile", default="sdr104", choices=list(PROFILES))
-    parser.add_argument("--factor", type=float, default=1.0, help="devices this many times as fast")
+    parser.add_argument("--factor", type=float, default=0.5, help="devices this many times as fast")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--many", action="store_true", help="only: memory with very many files")
     parser.add_argument("--page", action="store_true", help="only: write the report to docs/")
