@@ -156,11 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"crfs: {error}", file=sys.stderr)
         return error.code
     except OSError as problem:
-        failure = CommandError(
-            f"Reading or writing failed: {problem}.",
-            data="What was proven before is still there; nothing was given up.",
-            advice="look for I/O errors in 'journalctl -k -b', then at 'sudo crfs status'",
-        )
+        failure = CommandError.of_system(problem, "sudo crfs status")
         print(f"crfs: {failure}", file=sys.stderr)
         return failure.code
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ argparse (2) and systemd use.
 from __future__ import annotations
 
 UNTOUCHED = "Nothing was changed: card and stick are untouched."
+KEPT = "What was proven before is still there; nothing was given up."
 
 
 class CrfsError(Exception):
@@ -87,6 +88,15 @@ class CommandError(CrfsError):
     """A command failed, could not be started or ran out of time."""
 
     code = 19
+
+    @classmethod
+    def of_system(cls, problem: OSError, then: str) -> CommandError:
+        """What the kernel said, in place of an OSError; `then` is the command to go on with."""
+        return cls(
+            f"Reading or writing failed: {problem}.",
+            data=KEPT,
+            advice=f"look for I/O errors in 'journalctl -k -b', then '{then}'",
+        )
 
 
 class DisagreementError(CrfsError):

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from crfs.errors import DisagreementError
 from crfs.streams import in_order
-from crfs.trees import FLAGS_KEPT, TOP, carries_flags, get_flags, open_inode, walk
+from crfs.trees import FLAGS_KEPT, TOP, Links, carries_flags, get_flags, open_inode, walk
 
 OTHER_CONTENTS = "has other contents"
 # The clock behind ctime ticks every few milliseconds: a change within the tick of the one before
@@ -163,20 +163,27 @@ def unproven(
 ) -> list[bytes]:
     """The names that are not proven, or have changed since; nothing may write to the source.
 
-    What rsync would take for equal, by size and times, and is not, is emptied in the copy.
+    What rsync would take for equal, by size and times, and is not, is emptied in the copy; what it
+    would write through another name is removed there.
     """
     names = []
+    links = Links()
+    parted = 0
 
     def to_judge() -> Iterator[Pair]:
+        nonlocal parted
         for pair in _pairs(source, target):
-            if pair not in proven:
+            if pair.against is not None and links.part(pair.other, pair.against, pair.facts):
+                parted += 1
+            elif pair not in proven:
                 names.append(pair.name)
                 if not skip(pair.name):
                     yield pair
 
     for pair, found in _judged(to_judge(), skip):
         _empty_if_wrong(pair, found)
-    return names
+    # A name less is a change of the names that are left, and some were looked at before.
+    return unproven(source, target, skip, proven) if parted else names
 
 
 def _empty_if_wrong(pair: Pair, found: Found) -> bool:

@@ -90,19 +90,32 @@ def _literal(name: str) -> str:
     return re.sub(r"([*?[\\])", r"\\\1", name) if re.search(r"[*?[]", name) else name
 
 
-def part_links(source: Path, target: Path) -> None:
-    """Remove names from the copy that are one file there, and not in the source any more.
+class Links:
+    """Names that are one file in the copy, and not in the source any more.
 
     rsync would write one through the other, again at each pass.
     """
-    owners: dict[int, tuple[int, int]] = {}
+
+    def __init__(self) -> None:
+        self._owners: dict[int, tuple[int, int]] = {}
+
+    def part(self, path: bytes, facts: os.stat_result, there: os.stat_result) -> bool:
+        """Remove a name of the copy if it is one of them; `there` is what the source has."""
+        if facts.st_nlink == 1 or stat.S_ISDIR(facts.st_mode):
+            return False
+        owner = there.st_dev, there.st_ino
+        if self._owners.setdefault(facts.st_ino, owner) == owner:
+            return False
+        os.unlink(path)
+        return True
+
+
+def part_links(source: Path, target: Path) -> None:
+    """Do so with all of a copy that rsync is going to look at."""
+    links = Links()
     for name, path, facts in walk(target):
-        if facts.st_nlink > 1 and not stat.S_ISDIR(facts.st_mode):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                there = os.lstat(os.path.join(os.fsencode(source), name))
-                owner = there.st_dev, there.st_ino
-                if owners.setdefault(facts.st_ino, owner) != owner:
-                    os.unlink(path)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            links.part(path, facts, os.lstat(os.path.join(os.fsencode(source), name)))
 
 
 def unlock_tree(root: Path) -> None:

@@ -28,6 +28,7 @@ from crfs import (
     runner,
 )
 from crfs.errors import (
+    KEPT,
     BusyError,
     CommandError,
     CrfsError,
@@ -252,19 +253,14 @@ def halt_of(failure: CrfsError) -> Halt:
 
 def _as_ours(problem: Exception) -> CrfsError:
     """Any failure as one with a message for people."""
-    data = "What was proven before is still there; nothing was given up."
     if isinstance(problem, CrfsError):
         return problem
     if isinstance(problem, OSError):
-        return CommandError(
-            f"Reading or writing failed: {problem}.",
-            data=data,
-            advice="look for I/O errors in 'journalctl -k -b', then 'sudo crfs resume'",
-        )
+        return CommandError.of_system(problem, "sudo crfs resume")
     where = traceback.extract_tb(problem.__traceback__)[-1]
     return CrfsError(
         f"A defect in crfs: {problem!r} in {where.name}, line {where.lineno} of {where.filename}.",
-        data=data,
+        data=KEPT,
         advice="report it with this message; 'sudo crfs resume' tries again",
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from crfs import live, runner
 from crfs.commands import common
-from crfs.errors import BusyError, CommandError, CrfsError
+from crfs.errors import KEPT, BusyError, CommandError, CrfsError
 from crfs.model import UNIT, Halt
 
 _ENDED = ("inactive", "failed")
@@ -48,7 +48,7 @@ def follow() -> int:
     if state == "failed":
         raise CommandError(
             f"{UNIT} has ended with a failure.",
-            data="What was proven before is still there; nothing was given up.",
+            data=KEPT,
             advice="read why in 'journalctl -u cfg_SD_crfs', then 'sudo crfs resume'",
         )
     status = live.read()

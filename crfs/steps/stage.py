@@ -367,7 +367,6 @@ def _copy_changed(context: Context) -> Iterable[bytes]:
 
     Quicker than to have rsync compare everything, and services are waiting.
     """
-    trees.part_links(SOURCE_MOUNT, STAGE_MOUNT)
     differs = _differs(context.plan)
     names = proof.unproven(SOURCE_MOUNT, STAGE_MOUNT, differs, context.proven)
     _copy_tree(context, names)

@@ -255,6 +255,23 @@ def test_a_link_in_the_copy_is_never_followed(
     assert "'data/below': is missing" in found
 
 
+def test_names_that_the_copy_has_linked_otherwise_are_looked_for_again(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many names a file, in other pairs: each by itself is like its source."""
+    for root, links in zip(pair, (("one two", "x y"), ("one x", "two y")), strict=True):
+        for first, second in map(str.split, links):
+            (root / first).write_text("same")
+            os.utime(root / first, ns=(0, 0))
+            os.link(root / first, root / second)
+    let_age(pair, monkeypatch)
+    proven, _ = prove(pair)
+    names = proof.unproven(*pair, lambda name: False, proven)
+    assert {b"one", b"two", b"x", b"y"} <= set(names)
+    assert {path.name for path in pair[1].iterdir()} >= {"one", "two"}
+    assert not {"x", "y"} & {path.name for path in pair[1].iterdir()}
+
+
 def to_fifo(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
