@@ -18,9 +18,12 @@ _PBKDF = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
 _KEYSLOTS = 32  # of a LUKS2 header
 _RECOVERY_TOKEN = "crfs-recovery"  # noqa: S105 (a name, not a secret)
 _DEVICE_TOKEN = "crfs-device"  # noqa: S105
-HEADER_BYTES = 16 * 2**20  # cryptsetup's default data offset for LUKS2
-# The stage's data begin later: a copy of cryptrfs's header lies behind the stage's own.
-STAGE_HEADER_BYTES = 2 * HEADER_BYTES
+# A quarter of cryptsetup's default, which luksFormat would fill with random bytes while services
+# wait; room for 16 keyslots.
+HEADER_BYTES = 4 * 2**20
+DATA_OFFSET = 16 * 2**20  # of cryptrfs, bytes: cryptsetup's default for LUKS2
+# The stage's data begin behind a copy of cryptrfs's header, which follows its own.
+STAGE_DATA_OFFSET = 2 * HEADER_BYTES
 _METADATA_BYTES = 2 * 16384  # of a LUKS2 header, both copies; its keyslots follow
 BLOCK = 4096  # of the filesystem inside, bytes
 INODE_BYTES = 256  # mke2fs's default
@@ -51,7 +54,7 @@ def choose_cipher() -> Cipher:
 
 
 def format_device(
-    path: str, uuid: str, cipher: Cipher, key: bytes, label: str, offset: int = HEADER_BYTES
+    path: str, uuid: str, cipher: Cipher, key: bytes, label: str, offset: int = DATA_OFFSET
 ) -> None:
     """Make a LUKS2 header with our UUID. Destroys what the device held.
 

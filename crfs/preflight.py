@@ -139,10 +139,10 @@ def _card_and_root(machine: Machine, wanted: Wanted) -> tuple[Block, Block]:
             f"{disk.path} has no partition table with an identity.",
             advice="crfs needs an MBR or GPT card, as Raspberry Pi OS images have it",
         )
-    if root.size <= luks.HEADER_BYTES * 4:
+    if root.size <= luks.DATA_OFFSET * 4:
         raise LayoutError(
             f"{root.path} is too small ({human(root.size)}).",
-            advice=f"crfs needs at least {human(luks.HEADER_BYTES * 4)} for an encrypted root",
+            advice=f"crfs needs at least {human(luks.DATA_OFFSET * 4)} for an encrypted root",
         )
     return disk, root
 
@@ -221,7 +221,7 @@ def _check_stick(
                 f"{block.path} on the stick is open ({block.kind}).",
                 advice=f"close it, for example 'sudo cryptsetup close {Path(block.path).name}'",
             )
-    needed = int(usage.used * (1 + _FILESYSTEM_SHARE)) + luks.STAGE_HEADER_BYTES + 96 * 2**20
+    needed = int(usage.used * (1 + _FILESYSTEM_SHARE)) + luks.STAGE_DATA_OFFSET + 96 * 2**20
     needed += usage.files * luks.INODE_BYTES * 5 // 4
     if stick.size < needed:
         raise StickError(

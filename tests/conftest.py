@@ -6,8 +6,13 @@ import os
 import subprocess
 from typing import NoReturn
 
+import hypothesis
 import pytest
 import sh
+
+# How long an example takes tells how busy the machine is.
+hypothesis.settings.register_profile("crfs", deadline=None)
+hypothesis.settings.load_profile("crfs")
 
 # Tests with one of these marks may start real commands.
 _MAY_RUN = ("integration", "pi", "real_commands")

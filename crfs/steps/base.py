@@ -89,7 +89,7 @@ class Context:
         """The recovery key that phase 1 has shown, if the plan has one. Raises HsmError."""
         return recovery.derive(self.key(), self.plan.run_id)
 
-    def format(self, device: str, uuid: str, label: str, offset: int = luks.HEADER_BYTES) -> None:
+    def format(self, device: str, uuid: str, label: str, offset: int = luks.DATA_OFFSET) -> None:
         """Make a LUKS header of this run: opened by its key, and by the recovery key."""
         luks.format_device(device, uuid, self.plan.cipher, self.key(), label, offset)
         self.binding.attach(device, self.boot.sealed_key.read_bytes())
@@ -140,8 +140,8 @@ def mapping(name: str) -> str:
 
 def filesystem_limit(plan: Plan) -> int:
     """The largest filesystem that fits the stick and the card's mapping, bytes."""
-    on_stick = plan.stick.size - luks.STAGE_HEADER_BYTES
-    on_card = plan.card.root_size - luks.HEADER_BYTES
+    on_stick = plan.stick.size - luks.STAGE_DATA_OFFSET
+    on_card = plan.card.root_size - luks.DATA_OFFSET
     return min(on_stick, on_card) // luks.BLOCK * luks.BLOCK
 
 

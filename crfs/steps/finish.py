@@ -58,14 +58,14 @@ def _grow(context: Context) -> None:
         blocks.grow("/", target)
         last, end = end, blocks.size_of(path)
     # A last group that would be too small is left out.
-    _clear(context, end, probe.root_partition(context.plan.card).size - luks.HEADER_BYTES)
+    _clear(context, end, probe.root_partition(context.plan.card).size - luks.DATA_OFFSET)
 
 
 def _clear(context: Context, begin: int, end: int) -> None:
     """See that nothing of the old root is left between two positions of the mapping."""
     part = probe.root_partition(context.plan.card)
-    rest = part.size - luks.HEADER_BYTES
-    shift = luks.HEADER_BYTES
+    rest = part.size - luks.DATA_OFFSET
+    shift = luks.DATA_OFFSET
 
     def still_behind() -> None:
         if blocks.size_of(mapping(ROOT_MAPPING)) > begin:

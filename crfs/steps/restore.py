@@ -50,7 +50,7 @@ def _discard_root(context: Context) -> None:
     # Once more before it is too late: the key opens, and the copy will fit.
     context.key()
     size = blocks.size_of(mapping(STAGE_MAPPING))
-    if size > part.size - luks.HEADER_BYTES:
+    if size > part.size - luks.DATA_OFFSET:
         raise DisagreementError(
             f"The copy ({probe.human(size)}) does not fit into {part.path}.",
             data="The card's root was not touched by this.",
@@ -137,7 +137,7 @@ def _compare(context: Context) -> None:
 def _scrub(context: Context) -> None:
     """Between the blocks that were restored; what lies behind them is left to phase 3."""
     part = probe.root_partition(context.plan.card)
-    shift = luks.HEADER_BYTES
+    shift = luks.DATA_OFFSET
     free = [
         (begin + shift, stop + shift) for begin, stop in blocks.layout(mapping(STAGE_MAPPING)).free
     ]

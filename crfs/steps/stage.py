@@ -71,7 +71,7 @@ def _format_stick(context: Context) -> None:
         for mount in block.mounts:
             runner.run(["umount", mount], data=_CARD_UNTOUCHED)
     runner.run(["wipefs", "--all", stick.path], data=_CARD_UNTOUCHED)
-    context.format(stick.path, plan.uuids.stage_luks, STAGE_LABEL, luks.STAGE_HEADER_BYTES)
+    context.format(stick.path, plan.uuids.stage_luks, STAGE_LABEL, luks.STAGE_DATA_OFFSET)
 
 
 def _stick_present(context: Context) -> bool:

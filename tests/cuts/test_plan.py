@@ -103,7 +103,7 @@ def test_report_counts() -> None:
     assert text.startswith("a\n")
     assert text.endswith("\nz\n")
     assert "old" not in text
-    assert "| all | 3 | 1 | 1 | 0 | 1 |" in text
+    assert "| all | 3 | 3 | 1 | 1 | 0 | 1 |" in text
 
 
 def test_torn_result_is_passed_over(tmp_path: Path) -> None:

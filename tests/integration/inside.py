@@ -126,7 +126,7 @@ def test_header_comes_back_from_its_backup(opened: str, tmp_path: Path) -> None:
 def test_header_of_the_card_is_kept_on_the_stick() -> None:
     """Between the stick's own header and its data, where neither disturbs the other."""
     other = "11111111-2222-4333-8444-666666666666"
-    luks.format_device(STICK, UUID, luks.ADIANTUM_12, KEY, "crfs-stage", luks.STAGE_HEADER_BYTES)
+    luks.format_device(STICK, UUID, luks.ADIANTUM_12, KEY, "crfs-stage", luks.STAGE_DATA_OFFSET)
     luks.format_device(CARD, other, luks.ADIANTUM_12, KEY, "cryptrfs")
     luks.name_partition(CARD, "cafe0001-02")
     probe.RUN.mkdir(exist_ok=True)
@@ -148,7 +148,7 @@ def test_header_of_the_card_is_kept_on_the_stick() -> None:
     assert list(probe.RUN.iterdir()) == []
     luks.erase(STICK)
     with open(STICK, "rb") as disk:
-        assert set(disk.read(luks.STAGE_HEADER_BYTES)) == {0}
+        assert set(disk.read(luks.STAGE_DATA_OFFSET)) == {0}
 
 
 def test_swap_files_are_made_anew(folder: Path, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_cut_in_each_phase(bench: Bench, tmp_path: Path) -> None:
     for disk in (bench.card, bench.stick):
         assert not find_in_image(disk, [*MARKERS, SWAPPED])
     with bench.stick.open("rb") as stick:
-        assert set(stick.read(luks.STAGE_HEADER_BYTES)) == {0}
+        assert set(stick.read(luks.STAGE_DATA_OFFSET)) == {0}
     # Nobody has to trust that the keys are stored nowhere.
     no_key_shows()
     booted = {path.name.partition("-")[2] for path in notes.glob("processes-*")}

@@ -195,7 +195,7 @@ def test_erase_takes_keys_header_and_signature(
     luks.erase(path)
     assert [argv[0] for argv in spy.argv] == ["dd", "cryptsetup", "wipefs", "dd"]
     half = luks.HEADER_BYTES // 2**20
-    assert 2 * luks.HEADER_BYTES == luks.STAGE_HEADER_BYTES
+    assert 2 * luks.HEADER_BYTES == luks.STAGE_DATA_OFFSET
     for argv in (spy.argv[0], spy.argv[3]):
         assert {f"of={path}", f"count={half}"} <= set(argv)
     # The header that the stick is found by goes last.

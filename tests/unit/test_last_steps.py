@@ -34,7 +34,7 @@ def context(pi: FakePi) -> Context:
 def test_the_stick_is_erased(pi: FakePi, context: Context) -> None:
     step("erase-stick").do(context)
     assert [one[0] for one in pi.effects] == ["dd", "cryptsetup", "wipefs", "dd"]
-    assert "seek=16" in pi.effects[0], "the stage's own header goes last: by it the stick is found"
+    assert "seek=4" in pi.effects[0], "the stage's own header goes last: by it the stick is found"
     assert ["cryptsetup", "luksErase", "--batch-mode", "/dev/sda"] in pi.effects
 
 

@@ -18,6 +18,8 @@ from crfs.rehearsal.layout import SECTOR
 
 # Effects shorter than this have no middle that a timer could meet, seconds.
 SHORT = 0.02
+# When a worker begins, seconds from power-on: before, nobody could type a command.
+EARLY = 2
 POINTS = ("kernel", "initramfs", "local-top", "unlocked", "mounted", "local-bottom")
 
 # What a message has to say of the cause.
@@ -159,11 +161,11 @@ def machine(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]
             *("crfs encrypt --yes", "crfs status", "crfs verify", "crfs resume"),
             *("reboot ", "reboot 0 tryboot", "poweroff "),
         ):
-            at = round(rng.uniform(4, start.seconds), 2)
+            at = round(rng.uniform(EARLY, start.seconds), 2)
             trouble = Disturbance(command=command, command_after=at)
             yield _case("machine", phase, tryboot, trouble)
         again = [
-            Disturbance(command="reboot ", command_after=round(rng.uniform(4, 20), 2))
+            Disturbance(command="reboot ", command_after=round(rng.uniform(EARLY, 12), 2))
             for _ in range(5)
         ]
         yield _case("machine", phase, tryboot, *again)
@@ -173,8 +175,8 @@ def rollback(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case
     """`crfs rollback` at any time, and a cut while it is at work."""
     for phase, start in points.items():
         for number in range(20):
-            at = round(rng.uniform(4, start.seconds), 2)
-            cut = round(at + rng.uniform(0.5, 12), 2) if number % 4 else None
+            at = round(rng.uniform(EARLY, start.seconds), 2)
+            cut = round(at + rng.uniform(0.3, 5), 2) if number % 4 else None
             trouble = Disturbance(command="crfs rollback", command_after=at, after=cut)
             again = [_any_time(rng, start)] if number % 4 == 3 else []
             yield _case("rollback", phase, tryboot, trouble, *again)

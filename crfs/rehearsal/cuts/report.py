@@ -47,20 +47,19 @@ def summarize(results: list[dict[str, Any]], seed: int) -> dict[str, Any]:
 
     def counted(rows: list[dict[str, Any]]) -> dict[str, int]:
         counts = Counter(row["outcome"] for row in rows)
-        return {name: counts[name] for name in OUTCOMES}
+        met = sum(row["hit"] for row in rows)
+        return {"cuts": len(rows), "hit": met, **{name: counts[name] for name in OUTCOMES}}
 
     def grouped(name: str) -> dict[str, dict[str, int]]:
         groups: dict[str, list[dict[str, Any]]] = {}
         for row in results:
             key = row["case"]["kind"] if name == "kind" else load(row["case"]).step
             groups.setdefault(key, []).append(row)
-        return {key: {"cuts": len(rows), **counted(rows)} for key, rows in sorted(groups.items())}
+        return {key: counted(rows) for key, rows in sorted(groups.items())}
 
     return {
-        "cuts": len(results),
         "seed": seed,
         **counted(results),
-        "hit": sum(row["hit"] for row in results),
         "records_acknowledged": sum(row["acknowledged"] for row in results),
         "kind": grouped("kind"),
         "step": grouped("step"),
@@ -80,12 +79,12 @@ def table(report: dict[str, Any]) -> str:
     """The counts as a table for docs/reliability.md."""
     names = [name for name in OUTCOMES if name in GOOD or report[name]]
     lines = [
-        "| kind | cases | " + " | ".join(name.replace("_", " ") for name in names) + " |",
-        "|---|" + "--:|" * (len(names) + 1),
+        "| kind | cases | met | " + " | ".join(name.replace("_", " ") for name in names) + " |",
+        "|---|" + "--:|" * (len(names) + 2),
     ]
-    rows = [*report["kind"].items(), ("all", {"cuts": report["cuts"], **report})]
+    rows = [*report["kind"].items(), ("all", report)]
     for kind, counts in rows:
-        cells = [str(counts["cuts"]), *(str(counts[name]) for name in names)]
+        cells = [str(counts[name]) for name in ("cuts", "hit", *names)]
         lines.append(f"| {kind} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
