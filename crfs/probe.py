@@ -404,15 +404,19 @@ def usage(folder: str = "/") -> Usage:
     return Usage(used, facts.f_bfree * block, facts.f_files, files)
 
 
-def find_card(card: Card) -> Block:
-    """The planned card among today's disks. Raises LayoutError unless there is exactly one."""
-    found = [
-        disk
-        for disk in disks()
-        if disk.table_id == card.table_id
-        and disk.size == card.size
-        and (not card.serial or disk.serial == card.serial)
-    ]
+def find_card(card: Card, *, given_up: bool = False) -> Block:
+    """The planned card among today's disks. Raises LayoutError unless there is exactly one.
+
+    With `given_up`, when all is on the stick and the card has nothing of its own to lose, a copy of
+    it does on whatever disk, if its boot partition is the one in use.
+    """
+
+    def is_it(disk: Block) -> bool:
+        same = disk.size == card.size and (not card.serial or disk.serial == card.serial)
+        boots = any(part.mounts for part in disk.children if part.partuuid == card.boot_partuuid)
+        return disk.table_id == card.table_id and (same or (given_up and boots))
+
+    found = [disk for disk in disks() if is_it(disk)]
     if len(found) != 1:
         raise LayoutError(
             f"The card of this migration ({card.model or card.path}, {human(card.size)}, disk id "
@@ -423,9 +427,9 @@ def find_card(card: Card) -> Block:
     return found[0]
 
 
-def root_partition(card: Card) -> Block:
+def root_partition(card: Card, *, given_up: bool = False) -> Block:
     """The card's root partition today. Raises LayoutError where it is not as planned."""
-    for part in find_card(card).children:
+    for part in find_card(card, given_up=given_up).children:
         if part.partuuid == card.root_partuuid and part.size == card.root_size:
             return part
     raise LayoutError(

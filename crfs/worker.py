@@ -134,13 +134,13 @@ def check_card(record: Record) -> None:
             advice="install the version of crfs that began the migration, then 'sudo crfs resume'",
         )
     try:
-        probe.find_card(record.plan.card)
+        probe.find_card(record.plan.card, given_up=record.destroyed)
     except CrfsError as problem:
         raise JournalError(
             "The journal on the boot partition belongs to another card. " + problem.what,
             data="No disk was written to.",
-            advice="put back the card that the migration was begun on; keep the stick, which "
-            "holds the only whole copy"
+            advice="put back the card that the migration was begun on, or a copy of it (troubleshooting "
+            "tells how); keep the stick: as long as phase 3 has not erased it, it is the whole copy"
             if record.destroyed
             else "if this boot partition was copied from another card, remove its folder "
             f"'{FOLDER}'",

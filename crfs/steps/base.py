@@ -117,11 +117,16 @@ class Context:
             device = probe.find_stage(self.plan.uuids.stage_luks)
             luks.open_mapping(device.path, STAGE_MAPPING, self.plan.uuids.stage_luks, self.key())
 
+    def root_partition(self) -> probe.Block:
+        """The card's root partition. Raises LayoutError where it is not as planned."""
+        return probe.root_partition(self.plan.card, given_up=self.record.destroyed)
+
     def open_root(self) -> None:
         """Open the card's mapping, by partition and UUID of its header."""
         if probe.luks_of_mapping(ROOT_MAPPING) != self.plan.uuids.root_luks:
-            device = probe.root_partition(self.plan.card)
-            luks.open_mapping(device.path, ROOT_MAPPING, self.plan.uuids.root_luks, self.key())
+            luks.open_mapping(
+                self.root_partition().path, ROOT_MAPPING, self.plan.uuids.root_luks, self.key()
+            )
 
 
 def used(plan: Plan) -> float:

@@ -58,12 +58,12 @@ def _grow(context: Context) -> None:
         blocks.grow("/", target)
         last, end = end, blocks.size_of(path)
     # A last group that would be too small is left out.
-    _clear(context, end, probe.root_partition(context.plan.card).size - luks.DATA_OFFSET)
+    _clear(context, end, context.root_partition().size - luks.DATA_OFFSET)
 
 
 def _clear(context: Context, begin: int, end: int) -> None:
     """See that nothing of the old root is left between two positions of the mapping."""
-    part = probe.root_partition(context.plan.card)
+    part = context.root_partition()
     rest = part.size - luks.DATA_OFFSET
     shift = luks.DATA_OFFSET
 

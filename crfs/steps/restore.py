@@ -40,7 +40,7 @@ def _discard_root(context: Context) -> None:
             data="The card's root was not touched by this.",
             advice="'sudo crfs resume'",
         )
-    part = probe.root_partition(plan.card)
+    part = context.root_partition()
     if part.mounts or part.children:
         raise DisagreementError(
             f"{part.path} is in use ({', '.join(part.mounts) or part.children[0].path}).",
@@ -66,13 +66,13 @@ def _discard_root(context: Context) -> None:
 
 
 def _root_discarded(context: Context) -> bool:
-    part = probe.root_partition(context.plan.card)
+    part = context.root_partition()
     return context.record.destroyed and probe.blkid(part.path, "TYPE") in ("", "crypto_LUKS")
 
 
 def _format_root(context: Context) -> None:
     plan = context.plan
-    part = probe.root_partition(plan.card)
+    part = context.root_partition()
     luks.close_mapping(ROOT_MAPPING)
     context.format(part.path, plan.uuids.root_luks, ROOT_MAPPING)
     luks.name_partition(part.path, plan.card.root_partuuid)
@@ -81,7 +81,7 @@ def _format_root(context: Context) -> None:
 
 
 def _root_formatted(context: Context) -> bool:
-    part = probe.root_partition(context.plan.card)
+    part = context.root_partition()
     ours = context.plan.uuids.root_luks
     return (
         probe.blkid(part.path, "UUID") == ours
@@ -136,7 +136,7 @@ def _compare(context: Context) -> None:
 
 def _scrub(context: Context) -> None:
     """Between the blocks that were restored; what lies behind them is left to phase 3."""
-    part = probe.root_partition(context.plan.card)
+    part = context.root_partition()
     shift = luks.DATA_OFFSET
     free = [
         (begin + shift, stop + shift) for begin, stop in blocks.layout(mapping(STAGE_MAPPING)).free
@@ -161,7 +161,7 @@ def _arm(context: Context) -> None:
 
 def _bring_back_header(context: Context) -> None:
     plan = context.plan
-    part = probe.root_partition(plan.card)
+    part = context.root_partition()
     stick = probe.find_stage(plan.uuids.stage_luks)
     whole = luks.bring_back_header(part.path, stick.path, context.key())
     if not whole or not _root_formatted(context):
