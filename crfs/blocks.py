@@ -11,6 +11,7 @@ medium, a small Pi's memory is left to others, and dm-crypt gets large requests 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -234,11 +235,15 @@ def blank(
         overwritten = 0
 
         def clear(piece: Range) -> int:
-            content = buffers.read(0, descriptor, piece)
-            if is_blank(bytes(content)):
-                return 0
+            try:
+                if is_blank(bytes(buffers.read(0, descriptor, piece))):
+                    return 0
+            except OSError as problem:
+                # Nobody needs what cannot be read there, and a card may mend it when it is written.
+                if problem.errno != errno.EIO:
+                    raise
             may_write()
-            content[:] = bytes(len(content))
+            content = buffers.zeros(piece)
             _write(descriptor, content, piece[0])
             return len(content)
 
@@ -270,6 +275,13 @@ class _Buffers(threading.local):
         view = memoryview(self._memory[which])[: end - begin]
         if os.preadv(descriptor, [view], begin) != end - begin:
             raise OSError(5, "the device ends too early")
+        return view
+
+    def zeros(self, piece: Range) -> memoryview:
+        """As many zeros as a piece has bytes, valid until this thread reads again."""
+        begin, end = piece
+        view = memoryview(self._memory[0])[: end - begin]
+        view[:] = bytes(end - begin)
         return view
 
 

@@ -125,12 +125,23 @@ def edit_crypttab(text: str, luks_uuid: str) -> str:
 
 
 def edit_fstab(text: str) -> str:
-    """fstab with the mapping as the device of /, everything else as it was."""
+    """fstab with the mapping as the device of /, everything else as it was.
+
+    But for growing at boot: crfs lets the filesystem grow, over what it has cleared.
+    """
     lines = []
     for line in text.split("\n"):
         fields = re.match(r"(\s*)([^#\s]\S*)(\s+/\s.*)$", line)
-        lines.append(f"{fields[1]}/dev/mapper/{ROOT_MAPPING}{fields[3]}" if fields else line)
+        if fields:
+            rest = re.sub(r"(?<=\s/)(\s+\S+\s+)(\S+)", _without_growing, fields[3], count=1)
+            line = f"{fields[1]}/dev/mapper/{ROOT_MAPPING}{rest}"
+        lines.append(line)
     return "\n".join(lines)
+
+
+def _without_growing(found: re.Match[str]) -> str:
+    options = [one for one in found[2].split(",") if one != "x-systemd.growfs"]
+    return found[1] + (",".join(options) or "defaults")
 
 
 def _place(path: Path, content: bytes, mode: int) -> None:

@@ -137,6 +137,9 @@ def _tool(argv: list[str]) -> bytes:
 @contextlib.contextmanager
 def _in_ramfs(name: str, content: bytes) -> Iterator[Path]:
     """A file for the vendor's tools in memory that is never swapped; gone afterwards."""
+    # What a run that was killed has left: it would be found below ours afterwards.
+    while probe.mount_of(str(_KEY_FOLDER)):
+        runner.run(["umount", str(_KEY_FOLDER)])
     _KEY_FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
     runner.run(["mount", "-t", "ramfs", "-o", "mode=0700", "crfs-keys", str(_KEY_FOLDER)])
     path = _KEY_FOLDER / name

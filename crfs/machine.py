@@ -104,8 +104,13 @@ class Migration:
                 self._trigger("restore")
                 return None
             case ("trying_stage", bootconfig.PLAIN):
-                return None if same_boot else self._fell_back("the stick")
-            case ("restoring", bootconfig.PLAIN) if not record.destroyed:
+                if not same_boot:
+                    return self._fell_back("the stick")
+                if not probe.is_read_only("/"):
+                    # Somebody has let programs write again: the copy is out of date.
+                    self.fall_back_and_disarm()
+                return None
+            case ("restoring", bootconfig.PLAIN) if self.is_left_behind():
                 self.fall_back_and_disarm()
                 return None
             case ("trying_root", bootconfig.ROOT):
@@ -122,6 +127,11 @@ class Migration:
             advice="look at 'sudo crfs status'; if you restored a backup of the card or of its "
             "boot partition, restore both from the same time",
         )
+
+    def is_left_behind(self) -> bool:
+        """Whether the plain root is in use although the journal has it waiting to be given up."""
+        plain = self.context.where() == bootconfig.PLAIN
+        return plain and self.state == RESTORING and not self.context.record.destroyed
 
     def _fell_back(self, target: str) -> Halt | None:
         """A trial boot did not reach its goal: try again, or stop and say why."""

@@ -132,6 +132,7 @@ class Record:
     boot_id: str = ""  # of the boot in which this state began
     fingerprint: str = ""  # what the initramfs was built from
     destroyed: bool = False  # the card's plain root is no longer whole
+    cleared: int = 0  # bytes of cryptrfs, from its start, that hold nothing of the plain root
     halt: Halt | None = None
     done_steps: tuple[StepRecord, ...] = ()
 

@@ -194,6 +194,12 @@ def mount_of(target: str) -> Mount | None:
     return found[-1] if found else None
 
 
+def is_read_only(target: str) -> bool:
+    """Whether what is mounted there cannot be written to."""
+    mount = mount_of(target)
+    return mount is not None and "ro" in mount.options
+
+
 def boot_mount() -> Path:
     """The mount point of the boot partition. Raises LayoutError where there is none."""
     for folder in BOOT_MOUNTS:
@@ -439,9 +445,14 @@ def root_partition(card: Card, *, given_up: bool = False) -> Block:
     )
 
 
+def stages(luks_uuid: str) -> list[Block]:
+    """Every disk that carries the stage's LUKS header: the stick, and copies of it."""
+    return [disk for disk in disks() if blkid(disk.path, "UUID") == luks_uuid]
+
+
 def find_stage(luks_uuid: str) -> Block:
     """The stick that carries our LUKS header. Raises StickError unless there is exactly one."""
-    found = [disk for disk in disks() if blkid(disk.path, "UUID") == luks_uuid]
+    found = stages(luks_uuid)
     if len(found) != 1:
         raise StickError(
             f"The stick of this migration (LUKS {luks_uuid}) was found {len(found)} times.",

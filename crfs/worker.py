@@ -67,15 +67,27 @@ def locked() -> Iterator[None]:
     descriptor = os.open(live.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     with open(descriptor, "rb"):
         os.fchmod(descriptor, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _lock(descriptor):
             raise BusyError(
                 "crfs is at work already.",
                 data="That run goes on undisturbed.",
                 advice="'sudo crfs status --watch' follows it",
-            ) from None
+            )
         yield
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock; whoever only asks for it (`live.is_running`) has it for a moment."""
+    for pause in (0.1, 0.3, 1.0, None):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if pause is None:
+                break
+            time.sleep(pause)
+        else:
+            return True
+    return False
 
 
 def work(log: Any) -> int:
@@ -93,6 +105,9 @@ def _work(log: Any) -> int:
         log.info("there is no migration to go on with")
         return 0
     check_card(record)
+    if probe.is_read_only(record.plan.boot.mount):
+        # As its line in fstab wants it, perhaps; the journal is there.
+        runner.run(["mount", "-o", "remount,rw", record.plan.boot.mount])
     shown = progress.Progress(record.plan, log)
     context = Context(
         journal=journal,
@@ -103,12 +118,15 @@ def _work(log: Any) -> int:
         saved=shown.keep,
     )
     shown.keep(record)
+    migration = Migration(context)
     if record.halt and (record.halt.needs_human or record.attempts >= MAX_ATTEMPTS):
+        if migration.is_left_behind():
+            migration.fall_back_and_disarm()
+            context.save(halt=record.halt)
         log.error(f"stopped: {record.halt.what} Next: {record.halt.advice}", kind="stopped")
-        shown.settle(record.state, record.halt.what)
+        shown.settle(migration.state, record.halt.what)
         return record.halt.code
     context.save(halt=None)
-    migration = Migration(context)
     try:
         halt = migration.reconcile()
         if halt is None:
@@ -139,8 +157,8 @@ def check_card(record: Record) -> None:
         raise JournalError(
             "The journal on the boot partition belongs to another card. " + problem.what,
             data="No disk was written to.",
-            advice="put back the card that the migration was begun on, or a copy of it (troubleshooting "
-            "tells how); keep the stick: as long as phase 3 has not erased it, it is the whole copy"
+            advice="put back the card that the migration was begun on, or a copy of it; keep the "
+            "stick: until phase 3 has erased it, it holds the whole copy"
             if record.destroyed
             else "if this boot partition was copied from another card, remove its folder "
             f"'{FOLDER}'",
@@ -228,18 +246,33 @@ def _halt(migration: Migration, shown: progress.Progress, log: Any, halt: Halt) 
     in_phase_1 = (
         migration.state in (STAGING, SETTLING, TRYING_STAGE) and context.where() == bootconfig.PLAIN
     )
+    log.error(f"stopped: {halt.what} {halt.data} Next: {halt.advice}", kind="stopped")
     if in_phase_1:
         # Before anything can write to the root again: the copy is about to be out of date.
-        migration.fall_back_and_disarm()
-    context.save(halt=halt, attempts=context.record.attempts + 1)
-    log.error(f"stopped: {halt.what} {halt.data} Next: {halt.advice}", kind="stopped")
-    shown.settle(migration.state, halt.what)
-    if in_phase_1:
         try:
-            close_stage()
-        finally:
-            restart_services(context)
+            migration.fall_back_and_disarm()
+        except OSError as problem:
+            if migration.state == STAGING:
+                raise
+            # What is not in the journal, another boot tells as well; services run there.
+            log.error(f"the journal cannot be written: {problem}")
+            _reboot(context, shown, log, trial=False)
+            return halt.code
+    try:
+        context.save(halt=halt, attempts=context.record.attempts + 1)
+        shown.settle(migration.state, halt.what)
+    finally:
+        if in_phase_1:
+            _let_go(context)
     return halt.code
+
+
+def _let_go(context: Context) -> None:
+    """The plain system is in use again as if nothing had been."""
+    try:
+        close_stage()
+    finally:
+        restart_services(context)
 
 
 def halt_of(failure: CrfsError) -> Halt:
@@ -304,17 +337,28 @@ def _roll_back(context: Context, shown: progress.Progress, log: Any) -> int:
     if context.where() == bootconfig.STAGE:
         log.info("going back to the card; the rest follows there")
         return _reboot(context, shown, log, trial=False)
-    close_stage()
-    for disk in probe.disks():
-        if probe.blkid(disk.path, "UUID") == context.plan.uuids.stage_luks:
-            luks.erase(disk.path)
-    restart_services(context)
+    _let_go(context)
+    stick = _erase_stage(context)
     context.boot.remove_own()
     context.journal.remove()
     consent.withdraw()
-    shown.settle("rolled_back", "everything is as it was")
-    log.info("rolled back: the card is as it was, the stick is erased", kind="rolled_back")
+    shown.settle("rolled_back", f"the card is as it was; {stick}")
+    log.info(f"rolled back: the card is as it was; {stick}", kind="rolled_back")
     return 0
+
+
+def _erase_stage(context: Context) -> str:
+    """Destroy the keys on the stick; returns what is to be said of it."""
+    sticks = probe.stages(context.plan.uuids.stage_luks)
+    try:
+        for stick in sticks:
+            luks.erase(stick.path)
+    except CommandError:
+        # The card is safe without this, and a stick that does not take it never will.
+        return "the stick could NOT be erased: pull it and destroy it"
+    if sticks:
+        return "the stick is erased"
+    return "no stick with its copy is plugged in: if there is one, erase it by hand"
 
 
 def main() -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 from crfs import blocks, luks, probe
 from crfs.bootconfig import ROOT
-from crfs.errors import CommandError, DisagreementError, StickError
+from crfs.errors import CommandError, DisagreementError
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan
 from crfs.steps.base import (
     READING_IS_FASTER,
@@ -16,13 +19,15 @@ from crfs.steps.base import (
 
 _GROW_BY = 4 * 2**30  # bytes cleared before the filesystem grows over them
 _LEAST_GROWTH = 2**20
+ROOT_FOLDER = "/"
+_FILL_BY = 16 * 2**20  # bytes
 
 
 def _make_root_default(context: Context) -> None:
     if context.where() != ROOT or not probe.unlocked_by_itself(ROOT_MAPPING):
         raise DisagreementError(
             f"This boot does not run from cryptrfs, unlocked by the {context.binding.TITLE}.",
-            data="Stick and card are as phase 2 left them.",
+            data="Nothing was changed by this.",
             advice="'sudo crfs resume'",
         )
     context.boot.make_default(ROOT)
@@ -34,31 +39,58 @@ def _erase_stick(context: Context) -> None:
     if context.plan.keep_stage:
         context.say("the stick keeps its copy, which the HSM's key and the recovery key open")
         return
-    try:
-        stick = probe.find_stage(context.plan.uuids.stage_luks)
-    except StickError:
+    sticks = probe.stages(context.plan.uuids.stage_luks)
+    for stick in sticks:
+        luks.erase(stick.path)
+    if not sticks:
         context.say("the stick is not there or erased already; if it was pulled, erase it by hand")
-        return
-    luks.erase(stick.path)
 
 
 def _grow(context: Context) -> None:
     """Clear a part of what lies behind the filesystem, let it grow over that, and so on.
 
-    Nobody reads or writes behind it, and services have more room after each part. How far this
-    is, the filesystem itself tells.
+    Nobody reads or writes behind it, and services have more room after each part.
     """
     path = mapping(ROOT_MAPPING)
     whole = blocks.device_size(path)
     end = blocks.size_of(path)
+    if end > context.record.cleared:
+        _fill(context)
+        context.save(cleared=end)
     last = 0
     while end != last and whole - end >= _LEAST_GROWTH:
         target = min(end + _GROW_BY, whole // luks.BLOCK * luks.BLOCK)
         _clear(context, end, target)
-        blocks.grow("/", target)
+        context.save(cleared=target)
+        blocks.grow(ROOT_FOLDER, target)
         last, end = end, blocks.size_of(path)
     # A last group that would be too small is left out.
     _clear(context, end, context.root_partition().size - luks.DATA_OFFSET)
+
+
+def _fill(context: Context) -> None:
+    """Write over all that is free in the filesystem, in a file without a name.
+
+    For one that another program (resize2fs, cloud-init) has enlarged over what was not cleared:
+    which of its blocks are free can change at any moment now, so only the kernel can choose them.
+    """
+    context.say(
+        "another program has enlarged the filesystem: all of its free space is overwritten, since "
+        "the old root may be readable there. The disk is full until that is done"
+    )
+    free = probe.usage(ROOT_FOLDER).free
+    zeros = bytes(_FILL_BY)
+    done = 0
+    with open(os.open(ROOT_FOLDER, os.O_TMPFILE | os.O_WRONLY, 0o600), "wb", buffering=0) as file:
+        try:
+            while True:
+                done += file.write(zeros)
+                os.fdatasync(file)
+                context.report(min(done, free), free)
+        except OSError as problem:
+            if problem.errno != errno.ENOSPC:
+                raise
+        os.fsync(file)
 
 
 def _clear(context: Context, begin: int, end: int) -> None:
@@ -70,7 +102,7 @@ def _clear(context: Context, begin: int, end: int) -> None:
     def still_behind() -> None:
         if blocks.size_of(mapping(ROOT_MAPPING)) > begin:
             raise CommandError(
-                "The filesystem was resized by somebody else meanwhile.",
+                "Another program has enlarged the filesystem meanwhile.",
                 data="Nothing of it was touched.",
                 advice="'sudo crfs resume'",
             )

@@ -33,7 +33,6 @@ def _stage_is_default(context: Context) -> bool:
 
 def _discard_root(context: Context) -> None:
     """The point of no return; everything that justifies it is asked once more."""
-    plan = context.plan
     if context.where() != STAGE or not probe.unlocked_by_itself(STAGE_MAPPING):
         raise DisagreementError(
             f"This boot does not run from the stick, unlocked by the {context.binding.TITLE}.",
@@ -143,7 +142,7 @@ def _scrub(context: Context) -> None:
     ]
     report = _checkpoint(context, 0, blocks.total(free))
     overwritten = blocks.blank(part.path, free, context.record.offset, report)
-    context.save(offset=0)
+    context.save(offset=0, cleared=blocks.size_of(mapping(STAGE_MAPPING)))
     context.say(f"{probe.human(overwritten)} of the old root had to be overwritten")
 
 

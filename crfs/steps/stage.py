@@ -184,9 +184,11 @@ def _watched(work: Callable[[], Result], look: Callable[[], None]) -> Result:
 
 
 def _help_next_try(context: Context) -> None:
-    """What may have kept rsync from writing: a full stage, or flags of a try before."""
+    """What may have kept rsync from writing: a full stage (room or inodes), or flags of before."""
     plan = context.plan
-    if probe.usage(str(STAGE_MOUNT)).free < filesystem_bytes(plan) // 50:
+    usage = probe.usage(str(STAGE_MOUNT))
+    names = usage.inodes - usage.files
+    if usage.free < filesystem_bytes(plan) // 50 or names < usage.inodes // 50:
         blocks.grow(str(STAGE_MOUNT), filesystem_limit(plan))
     trees.unlock_tree(STAGE_MOUNT)
 
@@ -227,7 +229,8 @@ def _prepare_boot(context: Context) -> None:
 
 def _build_initramfs(context: Context) -> bytes:
     """Build it inside the copy, as the encrypted system itself will at its next kernel update."""
-    kernel = context.plan.boot.kernel
+    # The one that runs now, not the plan's: an update may have come in between.
+    kernel = probe.kernel_release()
     # In a folder that only root writes to: anywhere else a link may lie in wait.
     inside = str(consent.FILE.with_name("initramfs"))
     built = STAGE_MOUNT / inside.lstrip("/")
@@ -249,7 +252,8 @@ def _build_initramfs(context: Context) -> bytes:
             f"The new initramfs lacks {', '.join(missing)}. mkinitramfs said: "
             + said.decode(errors="replace").strip(),
             data=_CARD_UNTOUCHED,
-            advice="'sudo crfs rollback', and report this with the text above",
+            advice="if the kernel was updated since the last boot: reboot; if not: "
+            "'sudo crfs rollback', and report this with the text above",
         )
     image = built.read_bytes()
     built.unlink()
@@ -258,7 +262,7 @@ def _build_initramfs(context: Context) -> bytes:
 
 def _make_initramfs(context: Context, inside: str) -> bytes:
     """Run mkinitramfs in the copy; return what it said."""
-    command = ["chroot", str(STAGE_MOUNT), "mkinitramfs", "-o", inside, context.plan.boot.kernel]
+    command = ["chroot", str(STAGE_MOUNT), "mkinitramfs", "-o", inside, probe.kernel_release()]
     before = [one.stat().st_size for one in context.boot.folder.glob("init*")]
     expected = max(before, default=16 * 2**20) * _UNPACKED
 
@@ -279,7 +283,7 @@ def _boot_prepared(context: Context) -> bool:
 
 def _fingerprint(context: Context) -> str:
     """Of what the initramfs was built from, apart from packages; a change means: build again."""
-    digest = hashlib.sha256(context.plan.boot.kernel.encode())
+    digest = hashlib.sha256(probe.kernel_release().encode())
     digest.update(context.boot.sealed_key.read_bytes())
     for folder, _, names in sorted(os.walk(keys.STATE_FOLDER)):
         for name in sorted(names):
@@ -337,7 +341,7 @@ def _open_for_writing(fdinfo: str) -> bool:
 
 def restart_services(context: Context) -> None:
     """Undo `stop-services`: the system as it was, with the vendor's services."""
-    if "ro" in (probe.mount_of("/") or probe.Mount("/", "", "", ())).options:
+    if probe.is_read_only("/"):
         runner.run(["mount", "-o", "remount,rw", "/"], timeout=300)
     booting = probe.system_state() in ("initializing", "starting")
     if not booting and not probe.unit_active("multi-user.target"):

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,7 +34,7 @@ from crfs import (
 from crfs.errors import CommandError, StickError
 from crfs.model import Cipher
 from crfs.rehearsal.tpm import TpmProcess
-from crfs.steps import base
+from crfs.steps import base, finish
 from tests.unit.pi import plan
 
 pytestmark = pytest.mark.integration
@@ -288,6 +289,40 @@ def test_a_copy_without_what_nobody_uses_is_whole_and_grows(opened: str, tmp_pat
     sh(f"rm {folder}/more*; sync")
     assert sh(f"cd {folder}; find . -type f | sort | md5sum") == expected
     sh(f"umount {folder}; e2fsck -fn {CARD}")
+
+
+def test_what_another_program_has_grown_over_is_overwritten(
+    opened: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of the old root may be readable, whoever enlarges the filesystem before crfs."""
+    secret = b"SECRET OF THE PLAIN ROOT" * 1000
+    whole = blocks.device_size(STICK)
+    with open(STICK, "r+b") as disk:
+        disk.seek(luks.DATA_OFFSET + 100 * 2**20)
+        while disk.tell() < whole - len(secret):
+            disk.write(secret)
+    sh(f"blockdev --flushbufs {STICK}")
+    sh(f"mkfs.ext4 -q -b 4096 -E nodiscard,resize=60000 {opened} 100M; mkdir {tmp_path}/a")
+    folder = f"{tmp_path}/a"
+    sh(f"mount -o init_itable=0 {opened} {folder}")
+    blocks.grow(folder, 150 * 2**20)
+    monkeypatch.setattr(finish, "ROOT_FOLDER", folder)
+    monkeypatch.setattr(finish, "mapping", lambda name: opened)
+    kept = {"cleared": 100 * 2**20}
+    context = SimpleNamespace(
+        record=SimpleNamespace(**kept),
+        root_partition=lambda: SimpleNamespace(path=STICK, size=whole),
+        report=lambda done, everything: None,
+        save=lambda **changes: kept.update(changes),
+        say=print,
+    )
+    finish._grow(context)  # type: ignore[arg-type]
+    assert kept["cleared"] >= blocks.size_of(opened) > 200 * 2**20
+    assert probe.usage(folder).free > 100 * 2**20
+    sh(f"umount {folder}; e2fsck -fn {opened}; blockdev --flushbufs {opened} {STICK}")
+    left = Path(STICK).read_bytes()[luks.DATA_OFFSET + 100 * 2**20 :].count(secret[:24])
+    # The second group's inode bitmap, which nobody has needed yet.
+    assert left <= luks.BLOCK / 24
 
 
 def test_trees_copy_everything_there_is(opened: str, folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -205,6 +206,23 @@ def test_blank_leaves_erased_flash_alone(disk_path: Path) -> None:
     assert Path(path).read_bytes().endswith(b"\xff" * BLOCK)
     path = make(disk_path, "device", bytes(3 * BLOCK) + b"x".ljust(BLOCK, b"\0"))
     assert blocks.blank(path, [(0, 4 * BLOCK)], 0, lambda position, done: None) > 0
+
+
+def test_blank_overwrites_what_cannot_be_read(
+    disk_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One bad sector where nothing is needed must not stop the run for good."""
+    path = make(disk_path, "device", b"secret".ljust(8 * BLOCK, b"\0"))
+    read = os.preadv
+
+    def fail(descriptor: int, views: list[memoryview], begin: int) -> int:
+        if begin == 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(descriptor, views, begin)
+
+    monkeypatch.setattr(os, "preadv", fail)
+    assert blocks.blank(path, [(0, 8 * BLOCK)], 0, lambda position, done: None) > 0
+    assert b"secret" not in Path(path).read_bytes()
 
 
 def test_device_size(disk_path: Path) -> None:

@@ -69,6 +69,24 @@ def test_fstab_of_raspberry_pi_os() -> None:
     assert dress.edit_fstab(FSTAB) == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ("defaults,x-systemd.growfs", "defaults"),
+        ("x-systemd.growfs,noatime", "noatime"),
+        ("rw,x-systemd.growfs,noatime", "rw,noatime"),
+        ("x-systemd.growfs", "defaults"),
+        ("defaults,x-systemd.growfs-not", "defaults,x-systemd.growfs-not"),
+    ],
+)
+def test_only_crfs_grows_the_new_root(options: str, left: str) -> None:
+    """Over what it has not cleared yet nothing may grow."""
+    text = f"LABEL=root  /  ext4  {options}  0 1\n/dev/sdb1 /data ext4 x-systemd.growfs 0 2\n"
+    edited = dress.edit_fstab(text).splitlines()
+    assert edited[0] == f"/dev/mapper/cryptrfs  /  ext4  {left}  0 1"
+    assert edited[1] == text.splitlines()[1]
+
+
 def test_fstab_comments_are_left_alone() -> None:
     text = "#PARTUUID=x / ext4 defaults 0 1\n  # y / ext4\n/dev/sda1 /data ext4\n"
     assert dress.edit_fstab(text) == text

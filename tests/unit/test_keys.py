@@ -31,8 +31,12 @@ class Hsm:
         self.random = KEY
         self.sealed = b"sealed by the hsm"
         self.opens: bytes = KEY
-        self.mounted = False
+        self.layers = 0  # of ramfs, one upon the other
         self.fails = ""
+
+    @property
+    def mounted(self) -> bool:
+        return self.layers > 0
 
     def run(self, argv: Sequence[str], *, stdin: bytes | None = None, **options: Any) -> bytes:
         self.argv.append(list(argv))
@@ -42,13 +46,13 @@ class Hsm:
         match list(argv):
             case ["mount", "-t", "ramfs", *_, where]:
                 assert where == str(self.folder)
-                self.mounted = True
+                self.layers += 1
             case ["umount", where]:
                 assert where == str(self.folder)
                 self.left += [path.read_bytes() for path in self.folder.iterdir()]
                 for path in self.folder.iterdir():
                     path.unlink()
-                self.mounted = False
+                self.layers -= 1
             case ["/sbin/zkgrifs", _]:
                 return self.random
             case ["/sbin/zklockifs", name]:
@@ -71,6 +75,7 @@ def hsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hsm:
     made = Hsm(tmp_path / "keys")
     monkeypatch.setattr(keys, "_KEY_FOLDER", made.folder)
     monkeypatch.setattr(runner, "run", made.run)
+    monkeypatch.setattr(probe, "mount_of", lambda target: "ramfs" if made.mounted else None)
     return made
 
 
@@ -86,6 +91,14 @@ def test_nothing_is_left_in_memory(hsm: Hsm) -> None:
     assert not hsm.mounted
     assert not hsm.folder.exists()
     assert all(not one.strip(b"\0") for one in hsm.left), "the key is overwritten before it goes"
+
+
+def test_what_a_killed_run_has_left_is_unmounted(hsm: Hsm) -> None:
+    hsm.folder.mkdir()
+    hsm.layers = 2
+    keys.seal(KEY)
+    assert not hsm.mounted
+    assert not hsm.folder.exists()
 
 
 @pytest.mark.parametrize("tool", ["zklockifs", "zkunlockifs"])

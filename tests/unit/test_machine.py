@@ -31,6 +31,8 @@ def migration(
     monkeypatch.setattr(
         probe, "unlocked_by_itself", lambda mapping: unlocked and mapping == STAGE_MAPPING
     )
+    read_only = facts.pop("read_only", True)
+    monkeypatch.setattr(probe, "is_read_only", lambda target: read_only)
     note = facts.pop("note", False)
     kept = record(state, str(tmp_path), **facts)
     journal = Journal(tmp_path)
@@ -43,7 +45,14 @@ def migration(
 
 
 def expected(
-    state: str, where: str, same: bool, note: bool, spent: bool, destroyed: bool, unlocked: bool
+    state: str,
+    where: str,
+    same: bool,
+    note: bool,
+    spent: bool,
+    destroyed: bool,
+    unlocked: bool,
+    read_only: bool,
 ) -> str:
     """The outcome by the design: a state, "halt" or "disagreement"."""
     if state == "rolling_back":
@@ -55,7 +64,7 @@ def expected(
             return "settling" if same else "staging"
         if state == "trying_stage":
             if same:
-                return state
+                return state if read_only else "staging"
             return "halt" if note or spent else "staging"
         if state == "restoring" and not destroyed:
             return "staging"
@@ -81,8 +90,8 @@ def expected(
 @pytest.mark.parametrize("where", WHERES)
 @pytest.mark.parametrize("state", STATES)
 def test_reconcile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, where: str) -> None:
-    for number, (same, note, spent, destroyed, unlocked) in enumerate(
-        itertools.product((True, False), repeat=5)
+    for number, (same, note, spent, destroyed, unlocked, read_only) in enumerate(
+        itertools.product((True, False), repeat=6)
     ):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -94,6 +103,7 @@ def test_reconcile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, 
             note=note,
             unlocked=unlocked,
             destroyed=destroyed,
+            read_only=read_only,
             boot_id=BOOT_ID if same else OTHER_BOOT_ID,
             trials=MAX_TRIALS if spent else 1,
         )
@@ -105,8 +115,9 @@ def test_reconcile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, 
             assert state in problem.what or "HSM" in problem.what
             outcome = "disagreement"
             halt = None
-        history = f"{same=} {note=} {spent=} {destroyed=} {unlocked=}"
-        assert outcome == expected(state, where, same, note, spent, destroyed, unlocked), history
+        history = f"{same=} {note=} {spent=} {destroyed=} {unlocked=} {read_only=}"
+        wanted = expected(state, where, same, note, spent, destroyed, unlocked, read_only)
+        assert outcome == wanted, history
         kept = Journal(folder).read()
         assert kept is not None
         # Back in phase 1 with services running, no boot may lead to the stick, which goes stale.

@@ -276,6 +276,34 @@ def test_rollback_after_a_cut(world: World, cut: int) -> None:
     assert {"zkifc.service", "zkbootrtc.service"} <= world.pi.active
 
 
+@pytest.mark.parametrize(
+    ("sticks", "fails", "told"),
+    [
+        (1, False, "the stick is erased"),
+        (0, False, "no stick with its copy"),
+        (1, True, "could NOT be erased"),
+    ],
+)
+def test_rollback_tells_what_became_of_the_stick(
+    world: World, sticks: int, fails: bool, told: str
+) -> None:
+    """A stick that cannot be written to, or is lost, must not keep the card from going back."""
+    world.pi.journal.write(record("rolling_back", str(world.pi.boot)))
+    if sticks:
+        world.pi.superblocks[("/dev/sda", "UUID")] = record().plan.uuids.stage_luks
+
+    def refuse(argv: list[str]) -> None:
+        if fails and argv[0] == "dd":
+            raise CommandError("No space left on device", advice="x")
+
+    world.pi.on_run = refuse
+    result = world.pi.crfs("run")
+    assert result.code == 0
+    assert told in result.err
+    assert not world.pi.journal.read()
+    assert "zkifc.service" in world.pi.active
+
+
 def test_no_rollback_after_the_root_is_gone(world: World) -> None:
     world.pi.crfs("run")
     world.boot()
@@ -454,6 +482,28 @@ def test_read_only_root_is_given_back(world: World) -> None:
     assert ["mount", "-o", "remount,rw", "/"] in world.pi.effects
 
 
+def test_a_boot_partition_that_fstab_mounts_read_only(world: World) -> None:
+    boot = str(world.pi.boot)
+    world.pi.mounts[boot] = dataclasses.replace(world.pi.mounts[boot], options=("ro",))
+    world.pi.crfs("run")
+    assert world.pi.effects[0] == ["mount", "-o", "remount,rw", boot]
+
+
+def test_services_run_in_another_boot_if_the_journal_cannot_be_written(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this one a copy that is out of date could still be booted."""
+    world.fail["settle"] = CommandError("no", advice="x")
+
+    def fail(self: BootFiles) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(BootFiles, "disarm", fail)
+    assert world.pi.crfs("run").code == 19
+    assert world.pi.effects[-1] == ["systemctl", "reboot"]
+    assert not any("isolate" in argv for argv in world.pi.effects)
+
+
 def test_phase_2_does_not_start_services(world: World) -> None:
     world.pi.crfs("run")
     world.boot()
@@ -498,6 +548,21 @@ def test_needs_human_waits(world: World) -> None:
     assert world.pi.crfs("run").code == 20
     assert (world.log, world.ticks) == (log, ticks)
     assert not world.pi.effects
+
+
+def test_a_plain_root_in_use_again_is_not_given_up_later(world: World) -> None:
+    """Whoever goes back to it by hand may have new files there."""
+    world.pi.crfs("run")
+    world.boot()
+    world.fail["discard-root"] = DisagreementError("in use", advice="x")
+    assert world.pi.crfs("run").code == 20
+    world.pi.where = "plain"
+    for _ in range(2):
+        assert world.pi.crfs("run").code == 20
+    kept = world.pi.journal.read()
+    assert kept is not None
+    assert kept.state == "staging"
+    assert kept_halt(world.pi).what == "in use"
 
 
 @pytest.mark.parametrize("where", ["stage", "root"])
@@ -545,6 +610,7 @@ def test_firmware_without_tryboot_is_not_given_its_argument(
     plan = dataclasses.replace(plain.plan, boot=boot)
     consent.give(plan)
     pi.journal.write(dataclasses.replace(plain, plan=plan))
+    pi.mounts["/"] = dataclasses.replace(pi.mounts["/"], options=("ro",))
     assert pi.crfs("run").code == 0
     assert pi.effects[-2:] == [["sync"], ["systemctl", "reboot"]]
     assert world.log == ["arm-stage"]
