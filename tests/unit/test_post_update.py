@@ -1,0 +1,112 @@
+"""What brings a new initramfs to the boot partition: never one that would not open the root."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from crfs import keys, tpm2
+
+HOOK = Path(__file__).resolve().parents[2] / "initramfs-hooks/post-update"
+VERSION = "6.12.47+rpt-rpi-v8"
+ALWAYS = ("cryptroot/crypttab", "zk_get_key", "dm-crypt.ko")
+OLD = "the old one, which boots"
+pytestmark = pytest.mark.real_commands
+
+
+@pytest.fixture
+def pi(tmp_path: Path) -> Path:
+    for folder in ("boot", "firmware", f"modules/{VERSION}"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "firmware/config.txt").write_text("initramfs crfs-initramfs followkernel\n")
+    (tmp_path / "firmware/crfs-initramfs").write_text(OLD)
+    return tmp_path
+
+
+def update(pi: Path, names: tuple[str, ...], *, lister: str = 'cat "$1"') -> tuple[int, str]:
+    """Exit code and standard error of the hook; the image is its own listing."""
+    image = pi / f"boot/initrd.img-{VERSION}"
+    image.write_text("".join(f"usr/lib/{name}.xz\n" for name in names))
+    text = HOOK.read_text()
+    for word, path in {
+        "boot=/boot/firmware": f"boot={pi / 'firmware'}",
+        "find /boot ": f"find {pi / 'boot'} ",
+        "/etc/initramfs-tools/scripts/crfs-tpm2": str(pi / "crfs-tpm2"),
+        "/lib/modules": str(pi / "modules"),
+    }.items():
+        assert word in text
+        text = text.replace(word, path)
+    around = f"""
+        mountpoint() {{ :; }}
+        sync() {{ :; }}
+        uname() {{ echo 6.12.25+rpt-rpi-v8; }}
+        lsinitramfs() {{ {lister}; }}
+    """
+    done = subprocess.run(
+        ["/bin/sh", "-c", around + text, "zz-crfs", VERSION, str(image)],
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stderr
+
+
+def on_boot_partition(pi: Path) -> str:
+    assert not list((pi / "firmware").glob("*.crfs-new"))
+    return (pi / "firmware/crfs-initramfs").read_text()
+
+
+def needed(pi: Path, *, tpm: bool) -> tuple[str, ...]:
+    """What the migration looks for as well, with this kind of key."""
+    if tpm:
+        (pi / "crfs-tpm2").touch()
+    return (*ALWAYS, *(tpm2.IN_INITRAMFS if tpm else keys.IN_INITRAMFS))
+
+
+@pytest.mark.parametrize("tpm", [False, True])
+def test_an_initramfs_that_opens_the_root_gets_there(pi: Path, tpm: bool) -> None:
+    code, said = update(pi, needed(pi, tpm=tpm))
+    assert (code, said) == (0, "")
+    assert "zk_get_key" in on_boot_partition(pi)
+
+
+@pytest.mark.parametrize(
+    ("tpm", "name"),
+    [(False, one) for one in (*ALWAYS, *keys.IN_INITRAMFS)]
+    + [(True, one) for one in (*ALWAYS, *tpm2.IN_INITRAMFS)],
+)
+def test_one_that_lacks_something_does_not(pi: Path, tpm: bool, name: str) -> None:
+    rest = tuple(one for one in needed(pi, tpm=tpm) if one != name)
+    code, said = update(pi, rest)
+    assert code == 1
+    assert f"it lacks: {name}\n" in said
+    assert "keeps the old initramfs" in said
+    assert "apt install cryptsetup-initramfs" in said
+    assert ("tpm2-tools" in said) == tpm
+    assert "update-initramfs -u" in said
+    assert on_boot_partition(pi) == OLD
+
+
+def test_without_cryptsetup_initramfs_all_that_is_missing_is_said(pi: Path) -> None:
+    """As after `apt purge crfs` and `apt autoremove`."""
+    code, said = update(pi, keys.IN_INITRAMFS)
+    assert code == 1
+    assert f"it lacks: {' '.join(ALWAYS)}\n" in said
+    assert on_boot_partition(pi) == OLD
+
+
+def test_a_built_in_module_is_not_missed(pi: Path) -> None:
+    builtin = pi / f"modules/{VERSION}/modules.builtin"
+    builtin.write_text("kernel/drivers/md/dm-crypt.ko\n")
+    code, said = update(pi, tuple(one for one in needed(pi, tpm=False) if one != "dm-crypt.ko"))
+    assert (code, said) == (0, "")
+    assert on_boot_partition(pi) != OLD
+
+
+@pytest.mark.parametrize("lister", ['cat "$1"; false', "no-such-command-lsinitramfs"])
+def test_an_image_that_cannot_be_looked_into_is_not_taken(pi: Path, lister: str) -> None:
+    code, said = update(pi, needed(pi, tpm=False), lister=lister)
+    assert code == 1
+    assert "cannot be looked into" in said
+    assert on_boot_partition(pi) == OLD
