@@ -15,6 +15,8 @@ from crfs.bootconfig import INITRAMFS
 from crfs.bootfiles import setting
 
 FILE = Path("/var/lib/crfs/boot.sha256")
+# Of Raspberry Pi OS, and of Debian's own images; the hook record-kernel knows the same.
+_KERNELS = ("kernel*.img", "vmlinuz*")
 
 
 def write(boot: Path) -> None:
@@ -44,7 +46,8 @@ def _now(boot: Path) -> dict[str, str]:
     """What the firmware is told, and what it loads: name and SHA-256."""
     config = boot / "config.txt"
     cmdline = setting(config.read_bytes(), "cmdline") or "cmdline.txt"
-    paths = [config, boot / cmdline, boot / INITRAMFS, *boot.glob("kernel*.img")]
+    kernels = [path for pattern in _KERNELS for path in boot.glob(pattern)]
+    paths = [config, boot / cmdline, boot / INITRAMFS, *kernels]
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()
     }

@@ -23,8 +23,8 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def hook(name: str, boot: Path, *, mounted: bool = True) -> None:
-    """Run a hook as a kernel update does, on these folders."""
+def hook(name: str, boot: Path, installed: Path | None = None, *, mounted: bool = True) -> str:
+    """Run a hook as an update does that has installed a file, on these folders; what it said."""
     text = (HOOKS / name).read_text()
     for word, path in {
         "/var/lib/crfs/boot.sha256": bootrecord.FILE,
@@ -33,7 +33,10 @@ def hook(name: str, boot: Path, *, mounted: bool = True) -> None:
         assert word in text
         text = text.replace(word, str(path))
     mountpoint = f'mountpoint() {{ {str(mounted).lower()} && [ "$2" = "{boot}" ]; }}\n'
-    subprocess.run(["/bin/sh", "-c", mountpoint + text], check=True)
+    argv = ["/bin/sh", "-c", mountpoint + text, name, "6.12.47+rpt-rpi-v8", str(installed or "")]
+    said = subprocess.run(argv, check=True, capture_output=True, text=True).stderr
+    assert not list(bootrecord.FILE.parent.glob("*.new"))
+    return said
 
 
 def test_nothing_has_changed(boot: Path) -> None:
@@ -51,9 +54,11 @@ def test_each_change_is_reported(boot: Path, name: str) -> None:
 def test_what_is_gone_and_what_is_new(boot: Path) -> None:
     (boot / "kernel8.img").unlink()
     (boot / "kernel_2712.img").touch()
-    gone, new = bootrecord.changes(boot)
+    (boot / "vmlinuz-6.1.0-41-arm64").touch()
+    gone, new, debians = bootrecord.changes(boot)
     assert gone.startswith("kernel8.img is gone")
     assert new.startswith("kernel_2712.img is new")
+    assert debians.startswith("vmlinuz-6.1.0-41-arm64 is new")
 
 
 def test_another_command_line_that_config_names(boot: Path) -> None:
@@ -64,17 +69,69 @@ def test_another_command_line_that_config_names(boot: Path) -> None:
     assert "evil.txt is new" in told
 
 
+UPDATES = [
+    ("record-initramfs", "crfs-initramfs"),
+    ("record-kernel", "kernel8.img"),
+    ("record-kernel", "vmlinuz-6.1.0-41-arm64"),
+]
+
+
 @pytest.mark.real_commands
-@pytest.mark.parametrize(
-    ("name", "lawful"), [("record-initramfs", "crfs-initramfs"), ("record-kernel", "kernel8.img")]
-)
-def test_an_update_is_lawful_and_nothing_beside_it(boot: Path, name: str, lawful: str) -> None:
-    changed = ("config.txt", "cmdline.txt", "crfs-initramfs", "kernel8.img")
+@pytest.mark.parametrize(("name", "lawful"), UPDATES)
+def test_an_update_is_lawful_and_nothing_beside_it(
+    boot: Path, tmp_path: Path, name: str, lawful: str
+) -> None:
+    changed = {"config.txt", "cmdline.txt", "crfs-initramfs", "kernel8.img", lawful}
     for one in changed:
-        (boot / one).write_text("changed")
-    hook(name, boot)
+        (boot / one).write_text("changed by somebody")
+    (tmp_path / "installed").write_text("installed")
+    (boot / lawful).write_text("installed")
+    said = hook(name, boot, tmp_path / "installed")
     told = bootrecord.changes(boot)
-    assert [line.split()[0] for line in told] == sorted({*changed} - {lawful})
+    assert [line.split()[0] for line in told] == sorted(changed - {lawful})
+    beside = lawful.startswith("vmlinuz")
+    assert ("kernel8.img has changed, but not by this update" in said) == beside
+
+
+@pytest.mark.real_commands
+@pytest.mark.parametrize(("name", "other"), UPDATES)
+def test_what_is_not_of_this_update_is_left_and_said(
+    boot: Path, tmp_path: Path, name: str, other: str
+) -> None:
+    """As when zz-crfs has not brought the initramfs there."""
+    (tmp_path / "installed").write_text("installed")
+    (boot / other).write_text("changed by somebody")
+    before = bootrecord.FILE.read_bytes()
+    assert f"{other} has changed, but not by this update" in hook(
+        name, boot, tmp_path / "installed"
+    )
+    assert bootrecord.FILE.read_bytes() == before
+
+
+@pytest.mark.real_commands
+@pytest.mark.parametrize("name", ["record-initramfs", "record-kernel"])
+def test_an_update_of_what_the_boot_partition_does_not_have(
+    boot: Path, tmp_path: Path, name: str
+) -> None:
+    """Of another flavour's image; and no kernel at all fails nothing."""
+    (tmp_path / "installed").write_text("another flavour's")
+    before = bootrecord.FILE.read_bytes()
+    assert hook(name, boot, tmp_path / "installed") == ""
+    (boot / "kernel8.img").unlink()
+    (boot / "crfs-initramfs").unlink()
+    assert hook(name, boot, tmp_path / "installed") == ""
+    assert bootrecord.FILE.read_bytes() == before
+
+
+@pytest.mark.real_commands
+@pytest.mark.parametrize("name", ["record-initramfs", "record-kernel"])
+def test_a_record_that_cannot_be_written_fails_no_update(boot: Path, name: str) -> None:
+    for one in ("kernel8.img", "crfs-initramfs"):
+        (boot / one).write_text("installed")
+    bootrecord.FILE.unlink()
+    bootrecord.FILE.mkdir()
+    lawful = {"record-kernel": "kernel8.img", "record-initramfs": "crfs-initramfs"}[name]
+    assert "could not be noted" in hook(name, boot, boot / lawful)
 
 
 @pytest.mark.real_commands
