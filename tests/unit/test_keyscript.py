@@ -88,6 +88,43 @@ def test_the_recovery_key_however_it_is_typed(tmp_path: Path, typed: str) -> Non
     assert KEY not in err
 
 
+SPLASH = """
+echo "$*" >>"${0%/*}/asked"
+echo noise; echo noise >&2
+case "$1" in
+    --ping) [ -e "${0%/*}/splash" ] ;;
+    quit) rm "${0%/*}/splash"; cat "${0%/*}/keyboard" >"${0%/*}/console" ;;
+    *) exit 3 ;;
+esac
+"""
+
+
+def test_a_splash_screen_gives_back_the_keyboard_first(tmp_path: Path) -> None:
+    """While it is shown, what is typed does not get to the console."""
+    program(tmp_path / "plymouth", SPLASH)
+    (tmp_path / "keyboard").write_text(KEY + "\n")
+    (tmp_path / "splash").touch()
+    code, out, err = ask(tmp_path, tried=3, typed="")
+    assert (code, out) == (0, KEY)
+    assert "noise" not in err
+    assert not (tmp_path / "splash").exists()
+
+
+def test_a_splash_screen_stays_while_nothing_is_asked(tmp_path: Path) -> None:
+    program(tmp_path / "plymouth", SPLASH)
+    (tmp_path / "splash").touch()
+    assert ask(tmp_path, tried=2, typed="")[:2] == (1, "")
+    assert ask(tmp_path, tried=3, typed="", hsm="printf key; exit 0")[:2] == (0, "key")
+    assert (tmp_path / "splash").exists()
+
+
+def test_without_a_splash_screen_none_is_told_to_go(tmp_path: Path) -> None:
+    program(tmp_path / "plymouth", SPLASH)
+    code, out, _ = ask(tmp_path, tried=3, typed=KEY + "\n")
+    assert (code, out) == (0, KEY)
+    assert (tmp_path / "asked").read_text() == "--ping\n"
+
+
 def test_an_empty_line_asks_the_hsm_again(tmp_path: Path) -> None:
     for typed in ("\n", ""):
         code, out, err = ask(tmp_path, tried=3, typed=typed)
