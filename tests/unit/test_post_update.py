@@ -25,7 +25,13 @@ def pi(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def update(pi: Path, names: tuple[str, ...], *, lister: str = 'cat "$1"') -> tuple[int, str]:
+def update(
+    pi: Path,
+    names: tuple[str, ...],
+    *,
+    lister: str = 'cat "$1"',
+    running: str = "6.12.25+rpt-rpi-v8",
+) -> tuple[int, str]:
     """Exit code and standard error of the hook; the image is its own listing."""
     image = pi / f"boot/initrd.img-{VERSION}"
     image.write_text("".join(f"usr/lib/{name}.xz\n" for name in names))
@@ -41,7 +47,7 @@ def update(pi: Path, names: tuple[str, ...], *, lister: str = 'cat "$1"') -> tup
     around = f"""
         mountpoint() {{ :; }}
         sync() {{ :; }}
-        uname() {{ echo 6.12.25+rpt-rpi-v8; }}
+        uname() {{ echo {running}; }}
         lsinitramfs() {{ {lister}; }}
     """
     done = subprocess.run(
@@ -109,4 +115,17 @@ def test_an_image_that_cannot_be_looked_into_is_not_taken(pi: Path, lister: str)
     code, said = update(pi, needed(pi, tpm=False), lister=lister)
     assert code == 1
     assert "cannot be looked into" in said
+    assert on_boot_partition(pi) == OLD
+
+
+def test_an_image_that_the_firmware_does_not_load_is_passed_over(pi: Path) -> None:
+    """Of another flavour than the one that runs, or not the newest: no update fails for it."""
+    assert update(pi, (), running="6.12.25+rpt-rpi-2712") == (0, "")
+    newer = pi / "boot/initrd.img-6.13.0+rpt-rpi-v8"
+    newer.touch()
+    assert update(pi, ()) == (0, "")
+    newer.unlink()
+    assert update(pi, ())[0] == 1
+    (pi / "firmware/config.txt").write_text("auto_initramfs=1\n")
+    assert update(pi, ()) == (0, "")
     assert on_boot_partition(pi) == OLD
