@@ -38,12 +38,21 @@ def without_block(config: bytes) -> bytes:
     return _BLOCK.sub(b"", config)
 
 
-def with_block(config: bytes, cmdline_name: str | None) -> bytes:
-    """config.txt with crfs's block at the end; `cmdline_name` None keeps the user's cmdline.txt."""
-    lines = [BEGIN, "[all]", "auto_initramfs=0", f"initramfs {INITRAMFS} followkernel"]
-    if cmdline_name:
-        lines.append(f"cmdline={cmdline_name}")
-    block = "\n".join([*lines, END]) + "\n"
+def with_block(config: bytes, cmdline_name: str) -> bytes:
+    """config.txt with crfs's block at the end, which names the kernel's command line.
+
+    It always does: what stands before it may name another file for each board, or in a file that
+    it includes. The last word under [all] counts, whatever board reads it.
+    """
+    lines = [
+        BEGIN,
+        "[all]",
+        "auto_initramfs=0",
+        f"initramfs {INITRAMFS} followkernel",
+        f"cmdline={cmdline_name}",
+        END,
+    ]
+    block = "\n".join(lines) + "\n"
     return without_block(config) + b"\n" + block.encode()
 
 
@@ -85,7 +94,9 @@ class BootFiles(BootConfig):
         # config.txt names a file of ours until the user's own is ready.
         text = final_cmdline(self._read_cmdline(), keep_shell=self.plan.keep_shell)
         fatfile.replace(self._cmdline, encode(text))
-        fatfile.replace(self.config, with_block(self.config.read_bytes(), None))
+        # The very file that was written, and no other that a section for this board may name.
+        name = self.plan.boot.cmdline_name
+        fatfile.replace(self.config, with_block(self.config.read_bytes(), name))
         self._restore_tryboot()
         self._remove_extras()
 

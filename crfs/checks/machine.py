@@ -154,7 +154,11 @@ class Machine:
 
     @property
     def cmdline_name(self) -> str:
-        """The file with the kernel's command line, beside config.txt."""
+        """The file with the kernel's command line, beside config.txt.
+
+        Where sections or included files name several, it need not be the one that this board
+        reads; at the end of a migration it is, because crfs's block names it.
+        """
         return bootfiles.setting(self.config, "cmdline") or "cmdline.txt"
 
     @fact

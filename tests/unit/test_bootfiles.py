@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from crfs import bootconfig, bootfiles, fatfile
 from crfs.bootconfig import ROOT, STAGE
 from crfs.bootfiles import BootFiles
+from crfs.rehearsal import firmware
 from tests.unit.pi import CMDLINE, CONFIG, plan, snapshot
 
 TRYBOOT = b"# the user tries a kernel\nkernel=test.img\n"
@@ -116,7 +117,7 @@ def test_final_is_the_users_own(tmp_path: Path, tryboot: bool, users: bool) -> N
         boot.make_default(target)
     for _ in range(2):
         boot.make_final()
-        assert boot.config.read_bytes() == bootfiles.with_block(CONFIG, None)
+        assert boot.config.read_bytes() == bootfiles.with_block(CONFIG, "cmdline.txt")
         final = bootconfig.final_cmdline(CMDLINE, keep_shell=False)
         assert (tmp_path / "cmdline.txt").read_text() == final
         assert boot.leftovers() == [boot.own]
@@ -259,3 +260,38 @@ def test_other_name_of_the_command_line_file(tmp_path: Path) -> None:
     assert bootfiles.setting(boot.config.read_bytes(), "cmdline") == "mine.txt"
     assert "cryptrfs" in (tmp_path / "mine.txt").read_text()
     assert not (tmp_path / "cmdline.txt").exists()
+
+
+class Folder(firmware.BootPartition):
+    """What the firmware reads, in a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, name: str) -> bytes | None:
+        path = self._path / name
+        return path.read_bytes() if path.exists() else None
+
+
+BY_BOARD = b"[pi4]\ncmdline=four.txt\n[pi5]\ncmdline=five.txt\n"
+INCLUDED = b"cmdline=cmdline.txt\ninclude more.txt\n"
+
+
+@pytest.mark.parametrize("board", ["pi4", "pi5", "cm4"])
+@pytest.mark.parametrize("config", [BY_BOARD, INCLUDED, BY_BOARD + b"[all]\n", BY_BOARD + b"[cm4]"])
+def test_firmware_reads_the_command_line_that_was_written(
+    tmp_path: Path, board: str, config: bytes
+) -> None:
+    """Whichever of the user's files crfs took: at the end every board reads that one."""
+    boot = make(tmp_path, tryboot=True)
+    for name in ("four.txt", "five.txt", "other.txt"):
+        (tmp_path / name).write_text(CMDLINE + "\n")
+    (tmp_path / "more.txt").write_text("cmdline=other.txt\n")
+    boot.config.write_bytes(config)
+    named = dataclasses.replace(boot.plan.boot, cmdline_name=bootfiles.setting(config, "cmdline"))
+    boot = BootFiles(tmp_path, dataclasses.replace(boot.plan, boot=named))
+    boot.make_default(ROOT)
+    boot.make_final()
+    chosen = firmware.choose(Folder(tmp_path), board, "kernel8.img", trial=False)
+    assert bootconfig.token(chosen.cmdline, "root") == CRYPT_ROOT
+    assert chosen.initramfs == "crfs-initramfs"

@@ -10,7 +10,7 @@ from tests.unit.hostile import file_text
 from tests.unit.pi import UUIDS, plan
 
 configs = st.binary(max_size=300).filter(lambda raw: b"# crfs:" not in raw)
-names = st.sampled_from([None, "crfs-stage.txt", "crfs-root-trial.txt"])
+names = st.sampled_from(["cmdline.txt", "crfs-stage.txt", "crfs-root-trial.txt"])
 words = st.sampled_from(
     [
         "quiet",
@@ -35,11 +35,11 @@ cmdlines = st.lists(words, max_size=12).map(" ".join)
 
 
 @given(configs, names)
-@example(b"", None)
-@example(b"no line end", None)
+@example(b"", "cmdline.txt")
+@example(b"no line end", "cmdline.txt")
 @example(b"a\r\n[pi4]\r\n", "crfs-stage.txt")
 @example(b"\n\n\n", "crfs-stage.txt")
-def test_block_is_taken_out_exactly(config: bytes, name: str | None) -> None:
+def test_block_is_taken_out_exactly(config: bytes, name: str) -> None:
     assert bootfiles.without_block(config) == config
     with_block = bootfiles.with_block(config, name)
     assert with_block.startswith(config)
@@ -47,7 +47,7 @@ def test_block_is_taken_out_exactly(config: bytes, name: str | None) -> None:
 
 
 @given(configs, names, names)
-def test_block_is_there_once(config: bytes, first: str | None, second: str | None) -> None:
+def test_block_is_there_once(config: bytes, first: str, second: str) -> None:
     twice = bootfiles.with_block(bootfiles.with_block(config, first), second)
     assert twice == bootfiles.with_block(config, second)
     assert twice.count(bootconfig.BEGIN.encode()) == 1
@@ -60,12 +60,6 @@ def test_block_overrules_what_stands_before(config: bytes) -> None:
     assert bootfiles.setting(changed, "auto_initramfs") == "0"
     block = changed[changed.index(bootconfig.BEGIN.encode()) :]
     assert block.split(b"\n")[1] == b"[all]"
-
-
-@given(configs)
-def test_final_block_keeps_the_users_command_line(config: bytes) -> None:
-    changed = bootfiles.with_block(config, None)
-    assert bootfiles.setting(changed, "cmdline") == bootfiles.setting(config, "cmdline")
 
 
 @given(file_text, st.sampled_from(["cmdline", "os_prefix", "a.b"]))
