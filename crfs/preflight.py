@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from crfs import bindings, checks, live, luks, probe
+from crfs import bindings, checks, fstab, live, luks, probe
 from crfs.checks import Machine, storage
 from crfs.errors import LayoutError, StateError, StickError
 from crfs.model import HSM6, TPM2, Boot, Card, Cipher, Plan, Stick, Uuids
@@ -221,6 +221,7 @@ def _check_stick(
                 f"{block.path} on the stick is open ({block.kind}).",
                 advice=f"close it, for example 'sudo cryptsetup close {Path(block.path).name}'",
             )
+    _require_boots_without(machine, stick)
     needed = int(usage.used * (1 + _FILESYSTEM_SHARE)) + luks.STAGE_DATA_OFFSET + 96 * 2**20
     needed += usage.files * luks.INODE_BYTES * 5 // 4
     if stick.size < needed:
@@ -236,6 +237,20 @@ def _check_stick(
             advice="save what you need from it, then add '--erase-usb' to have it erased",
         )
     return found
+
+
+def _require_boots_without(machine: Machine, stick: Block) -> None:
+    """Erased, the stick is not what fstab looks for any more. Raises StickError."""
+    line = fstab.needs(stick, machine.fstab, machine.crypttab, machine.device)
+    if line is None:
+        return
+    device, name = probe.printable(line.device), probe.printable(line.name)
+    raise StickError(
+        f"{line.file} names the stick ({device}, for {name}) without nofail: once the stick is "
+        "erased, every boot would wait for it in vain, and end in emergency mode.",
+        advice=f"remove the line of {name} from {line.file}, or add nofail to its options "
+        "('defaults,nofail'), then try again",
+    )
 
 
 def _found(stick: Block) -> list[str]:

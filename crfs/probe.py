@@ -32,7 +32,7 @@ STAGE_BELOW = RUN / "below"
 BOOT_MOUNTS = (Path("/boot/firmware"), Path("/boot"))
 EXTLINUX = Path("/boot/extlinux/extlinux.conf")
 
-_LSBLK = "NAME,PATH,TYPE,SIZE,RO,RM,FSTYPE,LABEL,UUID,PARTUUID,PTUUID,MODEL,SERIAL,TRAN,MOUNTPOINTS"
+_LSBLK = "NAME,PATH,TYPE,SIZE,RO,RM,FSTYPE,LABEL,UUID,PARTUUID,PARTLABEL,PTUUID,MODEL,SERIAL,TRAN,MOUNTPOINTS"
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Block:
     label: str
     uuid: str
     partuuid: str
+    partlabel: str
     table_id: str
     model: str
     serial: str
@@ -115,6 +116,7 @@ def _block(row: Any) -> Block:
         label=text("label"),
         uuid=text("uuid"),
         partuuid=text("partuuid"),
+        partlabel=text("partlabel"),
         table_id=text("ptuuid"),
         model=text("model"),
         serial=text("serial"),
@@ -178,12 +180,13 @@ def parse_mounts(text: str) -> list[Mount]:
     for line in text.split("\n"):
         fields = line.split(" ")
         if len(fields) >= 4:
-            source, target = (_unescape(one) for one in fields[:2])
+            source, target = (unescape(one) for one in fields[:2])
             mounts.append(Mount(target, source, fields[2], tuple(fields[3].split(","))))
     return mounts
 
 
-def _unescape(text: str) -> str:
+def unescape(text: str) -> str:
+    """A name from /proc/self/mounts or fstab: \\040 is a blank there."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
@@ -297,7 +300,7 @@ class Swap(NamedTuple):
 def parse_swaps(text: str) -> list[str]:
     """The paths in /proc/swaps, without those in memory (zram)."""
     lines = text.split("\n")[1:]
-    paths = [_unescape(line.split(" ", 1)[0].rstrip("\t")) for line in lines if line]
+    paths = [unescape(line.split(" ", 1)[0].rstrip("\t")) for line in lines if line]
     return [path for path in paths if not re.fullmatch(r"/dev/zram\d+", path)]
 
 

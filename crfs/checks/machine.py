@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from crfs import bootfiles, keys, probe, runner
 from crfs.errors import CommandError, LayoutError
+from crfs.fstab import CRYPTTAB, FSTAB, Line, parse_crypttab, parse_fstab
 from crfs.model import UNIT
 from crfs.probe import Block, Mount, Swap
 
@@ -184,6 +185,18 @@ class Machine:
     @fact
     def swaps(self) -> tuple[Swap, ...]:
         return tuple(probe.swaps())
+
+    @fact
+    def fstab(self) -> tuple[Line, ...]:
+        return parse_fstab(self.read(FSTAB) or "")
+
+    @fact
+    def crypttab(self) -> tuple[Line, ...]:
+        return parse_crypttab(self.read(CRYPTTAB) or "")
+
+    def device(self, name: str) -> str:
+        """What the links to a device lead to, below `root`."""
+        return os.path.realpath(self.path(name))
 
     def root_block(self) -> tuple[Block, Block] | None:
         """The disk that / is on, and the part of it that / is."""

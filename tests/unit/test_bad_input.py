@@ -227,6 +227,105 @@ def test_stick_is_open(pi: FakePi) -> None:
     pi.refuses([*ENCRYPT, "--erase-usb"], 13, "/dev/mapper/secret")
 
 
+# A stick as it may have been in use for years, and every way to name it.
+USED_STICK = {
+    "ptuuid": "0badcafe",
+    "children": [
+        row(
+            "/dev/sda1",
+            "part",
+            GB,
+            fstype="ext4",
+            uuid="0123abcd-0000-4000-8000-00000000000a",
+            label="My Backup",
+            partuuid="0badcafe-01",
+            partlabel="backup part",
+        )
+    ],
+}
+NAMES = [
+    "/dev/sda1",
+    "/dev/sda7",
+    "UUID=0123abcd-0000-4000-8000-00000000000a",
+    "UUID=0123ABCD-0000-4000-8000-00000000000A",
+    'UUID="0123abcd-0000-4000-8000-00000000000a"',
+    r"LABEL=My\040Backup",
+    "PARTUUID=0badcafe-01",
+    r"PARTLABEL=backup\040part",
+    "/dev/disk/by-uuid/0123abcd-0000-4000-8000-00000000000a",
+    r"/dev/disk/by-label/My\x20Backup",
+    "/dev/disk/by-partuuid/0badcafe-01",
+    r"/dev/disk/by-partlabel/backup\x20part",
+    "/dev/disk/by-id/usb-Ultra-part1",
+]
+
+
+def table(pi: FakePi, name: str, *lines: str) -> None:
+    """Write fstab or crypttab, with links as udev makes them."""
+    by_id = pi.folder / "dev/disk/by-id"
+    by_id.mkdir(parents=True, exist_ok=True)
+    for link, device in (("usb-Ultra-part1", "sda1"), ("mmc-SD32G-part2", "mmcblk0p2")):
+        (by_id / link).unlink(missing_ok=True)
+        (by_id / link).symlink_to(f"../../{device}")
+    first = "proc /proc proc defaults 0 0"
+    lay_out(pi.folder, {f"etc/{name}": "\n".join([first, *lines, ""]).encode()})
+
+
+@pytest.mark.parametrize("device", NAMES)
+@pytest.mark.parametrize("options", ["defaults", "rw,noatime 0 2", "", "errors=remount-ro\t0\t2"])
+def test_fstab_waits_for_the_stick(pi: FakePi, device: str, options: str) -> None:
+    """Erased, it would have every boot end in emergency mode."""
+    pi.rows[1].update(USED_STICK)
+    table(pi, "fstab", f"{device}\t /mnt/backup  ext4 {options}")
+    for argv in ([*ENCRYPT, "--erase-usb"], ["encrypt", "--dry-run", "--erase-usb"]):
+        result = pi.refuses(argv, 13, "/etc/fstab", "/mnt/backup", "emergency")
+        assert "nofail" in result.err.split("Next: ")[1]
+
+
+@pytest.mark.parametrize("device", NAMES)
+@pytest.mark.parametrize(
+    "options", ["nofail", "defaults,noauto 0 0", "rw,nofail,x-systemd.device-timeout=5"]
+)
+def test_fstab_does_without_the_stick(pi: FakePi, device: str, options: str) -> None:
+    pi.rows[1].update(USED_STICK)
+    table(pi, "fstab", f"{device} /mnt/backup ext4 {options}")
+    assert pi.crfs(*ENCRYPT, "--erase-usb").code == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "#/dev/sda1 /mnt/backup ext4 defaults",
+        "  # UUID=0123abcd-0000-4000-8000-00000000000a /mnt ext4 defaults",
+        "/dev/sdb1 /mnt/backup ext4 defaults",
+        "/dev/sdaa1 /mnt/backup ext4 defaults",
+        "LABEL= /mnt/backup ext4 defaults",
+        "PARTUUID=cafe0001-02 / ext4 defaults,noatime 0 1",
+        "/dev/disk/by-id/mmc-SD32G-part2 / ext4 defaults 0 1",
+        "/dev/disk/by-id/gone /mnt/backup ext4 defaults",
+        "/dev/mapper/other /mnt/backup ext4 defaults",
+        "server:/dev/sda1 /mnt/backup nfs defaults",
+        "/dev/sda1",
+    ],
+)
+def test_fstab_names_something_else(pi: FakePi, line: str) -> None:
+    pi.rows[1].update(USED_STICK)
+    table(pi, "fstab", line)
+    assert pi.crfs(*ENCRYPT, "--erase-usb").code == 0
+
+
+@pytest.mark.parametrize("device", NAMES)
+def test_crypttab_waits_for_the_stick(pi: FakePi, device: str) -> None:
+    pi.rows[1].update(USED_STICK)
+    table(pi, "crypttab", f"vault {device} none luks")
+    pi.refuses([*ENCRYPT, "--erase-usb"], 13, "/etc/crypttab", "vault")
+    table(pi, "crypttab", f"vault {device} none luks,nofail")
+    table(pi, "fstab", "/dev/mapper/vault /mnt/vault ext4 defaults")
+    pi.refuses([*ENCRYPT, "--erase-usb"], 13, "/etc/fstab", "/mnt/vault")
+    table(pi, "fstab", "/dev/mapper/vault /mnt/vault ext4 nofail")
+    assert pi.crfs(*ENCRYPT, "--erase-usb").code == 0
+
+
 def test_two_candidates(pi: FakePi) -> None:
     pi.rows.append(stick_row("/dev/sdb", serial="USB456"))
     result = pi.refuses(ENCRYPT, 13, "2 USB disks", "USB123", "USB456")
