@@ -41,7 +41,7 @@ class Line:
 def parse_fstab(text: str) -> tuple[Line, ...]:
     """The entries of an fstab; what is no entry is passed over."""
     return tuple(
-        Line(FSTAB, fields[0].replace('"', ""), fields[1], _options(fields))
+        Line(FSTAB, fields[0].replace('"', ""), os.path.normpath(fields[1]), _options(fields))
         for fields in _fields(text)
     )
 

@@ -17,10 +17,10 @@ STATUS = "/run/crfs/status.json"
 LOCK = "/run/crfs/lock"
 # What is known after a run is done and the Pi was rebooted; on the encrypted root.
 REPORT = "/var/lib/crfs/report.json"
+MOUNTS = "/proc/self/mounts"
 # Where a journal may lie, as in cfg_SD_crfs.service.
-JOURNALS = tuple(
-    f"{boot}/crfs/journal.{slot}" for boot in ("/boot/firmware", "/boot") for slot in (0, 1)
-)
+BOOTS = ("/boot/firmware", "/boot")
+JOURNALS = tuple(f"{boot}/crfs/journal.{slot}" for boot in BOOTS for slot in (0, 1))
 
 
 def write(content: dict[str, Any]) -> None:
@@ -54,6 +54,13 @@ def _read(path: str) -> dict[str, Any]:
 def has_journal() -> bool:
     """Whether a run was begun on this card, and is not done."""
     return any(os.path.exists(path) for path in JOURNALS)
+
+
+def boot_is_mounted() -> bool:
+    """Whether a boot partition is mounted: only there does a missing journal say something."""
+    with open(MOUNTS, encoding="utf-8", errors="replace") as file:
+        mounted = [line.split(" ")[1:3] for line in file]
+    return any([boot, "vfat"] in mounted for boot in BOOTS)
 
 
 def is_running() -> bool:

@@ -32,7 +32,10 @@ STAGE_BELOW = RUN / "below"
 BOOT_MOUNTS = (Path("/boot/firmware"), Path("/boot"))
 EXTLINUX = Path("/boot/extlinux/extlinux.conf")
 
-_LSBLK = "NAME,PATH,TYPE,SIZE,RO,RM,FSTYPE,LABEL,UUID,PARTUUID,PARTLABEL,PTUUID,MODEL,SERIAL,TRAN,MOUNTPOINTS"
+_LSBLK = (
+    "NAME,PATH,TYPE,SIZE,RO,RM,FSTYPE,LABEL,UUID,PARTUUID,PARTLABEL,PTUUID,MODEL,SERIAL,TRAN,"
+    "MOUNTPOINTS"
+)
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,7 @@ def boot_mount() -> Path:
     raise LayoutError(
         "No boot partition is mounted: neither /boot/firmware nor /boot is a FAT filesystem "
         "with a config.txt.",
+        data="Nothing was changed by this. What a migration has done so far is noted there.",
         advice="mount it ('sudo mount /boot/firmware'), check /etc/fstab, then try again",
     )
 

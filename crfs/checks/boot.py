@@ -35,6 +35,17 @@ def _on_card(machine: Machine) -> Finding:
 
 
 def _writable(machine: Machine) -> Finding:
+    """Now, and after each boot: a run that begins goes on after two of them."""
+    lines = [line for line in machine.fstab if line.name == str(machine.boot_folder)]
+    options = {option for line in lines for option in line.options}
+    for option, so in (("ro", "write-protects it"), ("noauto", "does not mount it")):
+        if option in options:
+            return failure(
+                f"/etc/fstab has '{option}' for the boot partition ({machine.boot_folder}): each "
+                f"boot {so}, and a migration could not go on after a reboot",
+                f"take '{option}' out of its line in /etc/fstab (raspi-config sets 'ro' under "
+                "Performance Options, Overlay File System), reboot, then try again",
+            )
     if "ro" in machine.boot_mount.options:
         folder, source = machine.boot_folder, machine.boot_mount.source
         return failure(
@@ -85,7 +96,7 @@ def _resized(machine: Machine) -> Finding:
 CHECKS = (
     Check("boot-mounted", "mounts", _OWN, _mounted, stops=LayoutError),
     Check("boot-on-card", "mounts, lsblk", _OWN, _on_card, stops=LayoutError),
-    Check("boot-writable", "mounts", _OWN, _writable, stops=LayoutError),
+    Check("boot-writable", "mounts, /etc/fstab", _OWN, _writable, stops=LayoutError),
     Check("boot-room", "space on the boot partition", _OWN, _room, stops=LayoutError),
     Check("cmdline", "cmdline.txt", _OWN, _cmdline, stops=LayoutError),
     Check("os-prefix", "config.txt", _OWN, _os_prefix, stops=LayoutError),

@@ -6,7 +6,7 @@ import os
 import sys
 
 from crfs import probe
-from crfs.errors import Declined, LayoutError, NotRootError, StateError
+from crfs.errors import Declined, NotRootError, StateError
 from crfs.journal import Journal
 from crfs.model import ROOT_MAPPING, Record
 
@@ -18,11 +18,11 @@ def require_root(command: str) -> None:
 
 
 def read_journal() -> tuple[Journal, Record] | None:
-    """The journal of the run that is under way, None if there is none. Raises JournalError."""
-    try:
-        journal = Journal(probe.boot_mount())
-    except LayoutError:
-        return None
+    """The journal of the run that is under way, None if there is none.
+
+    Raises JournalError, and LayoutError where the boot partition, which it lies on, is not mounted.
+    """
+    journal = Journal(probe.boot_mount())
     record = journal.read()
     return (journal, record) if record else None
 

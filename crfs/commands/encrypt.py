@@ -35,11 +35,11 @@ def run(args: argparse.Namespace) -> int:
     require_root("encrypt")
     if live.is_running():
         raise follow.busy()
-    read_journal()  # damaged, it stops here
     if conf := probe.extlinux_conf():
         if args.dry_run:
             extlinux_plan.show(conf)
         raise extlinux_plan.refusal(conf)
+    read_journal()  # damaged, it stops here
     wanted = Wanted(
         disk=args.disk,
         root_number=args.root_part,

@@ -9,7 +9,7 @@ from typing import Any
 
 from crfs import live, runner
 from crfs.commands import common
-from crfs.errors import KEPT, BusyError, CommandError, CrfsError
+from crfs.errors import KEPT, BusyError, CommandError, CrfsError, LayoutError
 from crfs.model import UNIT, Halt
 
 _ENDED = ("inactive", "failed")
@@ -42,7 +42,10 @@ def follow() -> int:
         print("\nThe work goes on. 'sudo crfs status --watch' follows it again.")
         return 0
     print()
-    found = common.read_journal()
+    try:
+        found = common.read_journal()
+    except LayoutError:
+        found = None  # unmounted already, for the reboot
     if found and found[1].halt:
         raise halted(found[1].halt)
     if state == "failed":

@@ -37,14 +37,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def collect() -> dict[str, Any]:
-    """Everything known, for machines. Raises JournalError."""
+    """Everything known, for machines.
+
+    Raises JournalError, and LayoutError where the boot partition, which would tell, is not mounted.
+    """
     running = live.is_running()
     # Before the worker has said something in this boot, only the journal can tell.
     told = live.read() or (_from_journal() if live.has_journal() else {})
     if not told:
         report = live.read_report()
+        if not report and not live.boot_is_mounted():
+            _require_boot_partition()
         told = {"state": str(report.get("state", "none")), "steps": report.get("steps", [])}
     return {"halt": None, **told, "running": running}
+
+
+def _require_boot_partition() -> None:
+    """That there is no journal says something only where it would lie. Raises LayoutError."""
+    from crfs import probe
+
+    if probe.extlinux_conf() is None:
+        probe.boot_mount()
 
 
 def _from_journal() -> dict[str, Any]:

@@ -462,6 +462,7 @@ def build(
         STATUS=str(run / "status.json"),
         LOCK=str(run / "lock"),
         REPORT=str(tmp_path / "report.json"),
+        boot_is_mounted=lambda: str(boot) in pi.mounts,
         JOURNALS=tuple(str(pi.boot / f"crfs/journal.{slot}") for slot in (0, 1)),
     )
     set_up(consent, FILE=tmp_path / "lib/plan.json")

@@ -157,6 +157,17 @@ def test_swap_file_on_the_root_is_made_anew(pi: FakePi) -> None:
     assert begun.plan.swap_files == ("/var/swap",)
 
 
+# --- the boot partition, as the boots after this one will have it
+
+
+@pytest.mark.parametrize("option", ["ro", "noauto"])
+def test_boot_partition_that_no_boot_could_go_on_with(pi: FakePi, option: str) -> None:
+    table(pi, "fstab", f"PARTUUID=cafe0001-01 {pi.boot} vfat defaults,{option} 0 2")
+    for argv in (ENCRYPT, ["encrypt", "--dry-run"]):
+        result = pi.refuses(argv, 12, "boot partition", f"'{option}'")
+        assert "raspi-config" in result.err
+
+
 # --- the stick
 
 
@@ -323,6 +334,7 @@ def test_crypttab_waits_for_the_stick(pi: FakePi, device: str) -> None:
     table(pi, "fstab", "/dev/mapper/vault /mnt/vault ext4 defaults")
     pi.refuses([*ENCRYPT, "--erase-usb"], 13, "/etc/fstab", "/mnt/vault")
     table(pi, "fstab", "/dev/mapper/vault /mnt/vault ext4 nofail")
+    table(pi, "crypttab", f"vault {device} none luks,nofail", f"#old {device} none luks")
     assert pi.crfs(*ENCRYPT, "--erase-usb").code == 0
 
 

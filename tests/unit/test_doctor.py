@@ -120,6 +120,16 @@ def boot_options(*options: str) -> Change:
     )
 
 
+def boot_line(options: str) -> Change:
+    """In fstab, with the boot partition mounted read and write as it is now."""
+
+    def change(pi: FakePi) -> None:
+        line = f"PARTUUID=cafe0001-01\t{pi.boot}/  vfat {options} 0 2\n"
+        lay_out(pi.folder, {"etc/fstab": line.encode()})
+
+    return change
+
+
 def root_is(fstype: str, source: str = "/dev/mmcblk0p2") -> Change:
     return lambda pi: pi.mounts.update({"/": Mount("/", source, fstype, ("rw",))})
 
@@ -399,6 +409,11 @@ CASES: list[tuple[str, Change, str, str]] = [
     ("boot-on-card", lambda pi: pi.rows[0]["children"].pop(0), FAILURE, "not on the card"),
     ("boot-writable", nothing, OK, ""),
     ("boot-writable", boot_options("ro", "relatime"), FAILURE, "read-only"),
+    ("boot-writable", boot_line("defaults"), OK, ""),
+    ("boot-writable", boot_line("defaults,errors=remount-ro,rodir"), OK, ""),
+    ("boot-writable", boot_line("defaults,ro"), FAILURE, "write-protects"),
+    ("boot-writable", boot_line("noauto"), FAILURE, "does not mount"),
+    ("boot-writable", tree("etc/fstab", b"/dev/sdb1 /mnt vfat ro 0 0\n"), OK, ""),
     ("boot-room", nothing, OK, ""),
     ("boot-room", lambda pi: setattr(pi, "boot_free", 1), FAILURE, "free"),
     ("cmdline", nothing, OK, ""),
