@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
-from crfs import luks, probe
+from crfs import live, luks, probe
 from crfs.commands.common import confirm, require_root, root_device
 from crfs.errors import CommandError, LayoutError, UsageError
+from crfs.model import ROOT_MAPPING
+from crfs.probe import Block
 
 _UNTOUCHED = "No header was changed."
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,7 +69,44 @@ def _restore(file: Path, device: str, *, ask: bool) -> None:
             data=_UNTOUCHED,
             advice="name the partition that the header was taken from ('lsblk' shows it)",
         )
+    _require_same_encryption(file, found[0])
     if ask:
         confirm(f"Overwrite the LUKS header of {found[0].describe()} with {file}?")
     luks.restore_header(device, file)
     print(f"The header on {device} is the one of {file} again.")
+
+
+def _require_same_encryption(file: Path, part: Block) -> None:
+    """A PARTUUID is not enough: a card's twin has the same, and so has a card encrypted anew.
+
+    Each encryption has a key of its own, which lies in the header alone: overwritten by another
+    one's header it is lost for good. So the file must have the LUKS UUID that is known of the
+    partition. None is known where the header is gone and nothing is open. Raises LayoutError.
+    """
+    backup = probe.blkid(str(file), "UUID")
+    for known, how in _known(part):
+        if known != backup:
+            raise LayoutError(
+                f"The header in {file} is of another encryption (LUKS {backup or 'unknown'}) than "
+                f"{part.path} ({how}: LUKS {known}).",
+                data=f"{_UNTOUCHED} With that one, no key would open what is on {part.path} ever "
+                "again.",
+                advice="take a backup that was made of this card since it was encrypted; if that "
+                "header works, 'sudo crfs header backup FILE' makes a new one",
+            )
+
+
+def _known(part: Block) -> list[tuple[str, str]]:
+    """The LUKS UUIDs that are known of a partition, each with where from."""
+    known = []
+    if probe.blkid(part.path, "TYPE") == "crypto_LUKS":
+        known.append((probe.blkid(part.path, "UUID"), "by its present header"))
+    for child in part.children:
+        name = Path(child.path).name
+        known.append((probe.luks_of_mapping(name), f"open as {name}"))
+        if name == ROOT_MAPPING:
+            uuids = live.read_report().get("uuids")
+            told = uuids.get("root_luks") if isinstance(uuids, dict) else None
+            known.append((str(told or ""), "by the report of its encryption"))
+    # A damaged header may tell anything; what is no UUID forbids nothing.
+    return [(uuid, how) for uuid, how in known if _UUID.fullmatch(uuid)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from crfs import luks, probe
+from crfs import live, luks, probe
 from crfs.errors import CommandError
 from tests.unit.pi import GB, FakePi, card_row, row
 
@@ -65,6 +67,83 @@ def test_restore_asks(pi: FakePi, done: list[str], monkeypatch: pytest.MonkeyPat
     pi.refuses(["header", "restore", "copy"], 23, "did not say yes")
     assert "/dev/mmcblk0p2" in asked[0]
     assert not done
+
+
+OURS = "aaaaaaaa-0000-4000-8000-000000000003"
+TWINS = "bbbbbbbb-0000-4000-8000-000000000003"
+RESTORE = ["header", "restore", "copy", "--yes", "--device", "/dev/mmcblk0p2"]
+
+
+def by_header(pi: FakePi) -> None:
+    pi.superblocks["/dev/mmcblk0p2", "TYPE"] = "crypto_LUKS"
+    pi.superblocks["/dev/mmcblk0p2", "UUID"] = OURS
+    pi.rows[0]["children"][0]["children"] = []
+
+
+def by_mapping(pi: FakePi) -> None:
+    pi.mappings["cryptrfs"] = OURS
+
+
+def by_other_mapping(pi: FakePi) -> None:
+    """On a PC it may be open under any name."""
+    pi.rows[0]["children"][0]["children"] = [row("/dev/mapper/mine", "crypt", GB)]
+    pi.mappings["mine"] = OURS
+
+
+def by_report(pi: FakePi) -> None:
+    Path(live.REPORT).write_text(json.dumps({"state": "done", "uuids": {"root_luks": OURS}}))
+
+
+KNOWN = [by_header, by_mapping, by_other_mapping, by_report]
+
+
+@pytest.mark.parametrize("known", KNOWN)
+@pytest.mark.parametrize("backup", [TWINS, ""])
+def test_header_of_another_encryption_is_refused(
+    pi: FakePi, done: list[str], known: Callable[[FakePi], None], backup: str
+) -> None:
+    """A clone of the card has the same PARTUUID; with its header this one's data would be lost."""
+    known(pi)
+    pi.superblocks[str(Path("copy").absolute()), "UUID"] = backup
+    result = pi.refuses(RESTORE, 12, "another encryption", OURS)
+    assert "no key would open" in result.err
+    assert not done
+
+
+@pytest.mark.parametrize("known", KNOWN)
+def test_header_of_this_encryption_is_restored(
+    pi: FakePi, done: list[str], known: Callable[[FakePi], None]
+) -> None:
+    known(pi)
+    pi.superblocks[str(Path("copy").absolute()), "UUID"] = OURS
+    assert pi.crfs(*RESTORE).code == 0
+    assert done == ["/dev/mmcblk0p2 < copy"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "uuid"),
+    [("", ""), ("ext4", TWINS), ("crypto_LUKS", "aaaa?\x01"), ("crypto_LUKS", "")],
+)
+def test_header_that_is_gone_or_torn_is_restored(
+    pi: FakePi, done: list[str], kind: str, uuid: str
+) -> None:
+    """It is what the backup is for: also where a mkfs or garbage has taken the header's place."""
+    by_report(pi)  # of the root that is running, which is another partition
+    pi.rows[0]["children"][0]["children"] = []
+    pi.superblocks["/dev/mmcblk0p2", "TYPE"] = kind
+    pi.superblocks["/dev/mmcblk0p2", "UUID"] = uuid
+    pi.superblocks[str(Path("copy").absolute()), "UUID"] = OURS[:-1] + "4"
+    assert pi.crfs(*RESTORE).code == 0
+    assert done == ["/dev/mmcblk0p2 < copy"]
+
+
+@pytest.mark.parametrize("report", ["[]", "{}", '{"uuids": 3}', '{"uuids": {"root_luks": null}}'])
+def test_report_that_tells_nothing_forbids_nothing(
+    pi: FakePi, done: list[str], report: str
+) -> None:
+    Path(live.REPORT).write_text(report)
+    assert pi.crfs(*RESTORE).code == 0
+    assert done
 
 
 @pytest.mark.parametrize("told", ["", "0badcafe-01"])
