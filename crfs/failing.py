@@ -30,7 +30,7 @@ def blame(halt: Halt, record: Record) -> Halt:
             return dataclasses.replace(
                 halt,
                 what=f"{halt.what} The kernel reports errors of the {name} ({device}).",
-                advice=f"{_way_out(name, destroyed=record.destroyed)}; {halt.advice}",
+                advice=f"{_way_out(name, record)}; {halt.advice}",
             )
     return halt
 
@@ -55,17 +55,31 @@ def _stick(plan: Plan) -> str:
         return ""
 
 
-def _way_out(name: str, *, destroyed: bool) -> str:
-    match name, destroyed:
-        case "stick", False:
+def _way_out(name: str, record: Record) -> str:
+    """What to do about a failing card or stick: which of them still has the only whole root?"""
+    # As in crfs/steps, which is above this.
+    match name, record.state, record.destroyed:
+        case "stick", "finishing", _:
+            return (
+                "pull the stick, which is not needed any more, 'sudo crfs resume', and destroy the "
+                "stick: its keys may still be on it"
+            )
+        case "stick", "rolling_back", _:
+            return (
+                "pull the stick and destroy it: it could not be erased; then 'sudo crfs resume', "
+                "which puts the rest back without it"
+            )
+        case "stick", _, False:
             return "'sudo crfs rollback', then 'sudo crfs encrypt' with another stick"
-        case "stick", True:
+        case "stick", _, True:
             return (
                 "try another port, then 'sudo crfs resume'; if it fails again: power off, copy "
                 "the stick on a PC to another of at least its size ('ddrescue'), plug that in in "
                 "its place, power on"
             )
-        case _, False:
+        case _, "finishing", _:
+            return "/ is on cryptrfs and in use: back up now, then replace the card"
+        case _, _, False:
             return "power off and copy the card to a new one ('ddrescue'), before anything else"
     return (
         "'sudo crfs resume' tries again; the copy on the stick is whole and boots: keep stick and "

@@ -8,6 +8,7 @@ import pytest
 
 from crfs import failing
 from crfs.errors import CommandError, StickError
+from crfs.machine import STATES
 from crfs.model import Halt
 from crfs.probe import Mount
 from tests.unit.pi import FakePi, record
@@ -42,6 +43,31 @@ def test_the_disk_is_named(
     assert advice in halt.advice
     assert halt.advice.endswith(HALT.advice)
     assert (halt.code, halt.data) == (HALT.code, HALT.data)
+
+
+@pytest.mark.parametrize(
+    ("state", "device", "destroyed", "advice", "untrue"),
+    [
+        ("finishing", "mmcblk0", True, "back up now, then replace the card", "copy on the stick"),
+        ("finishing", "sda", True, "destroy the stick", "ddrescue"),
+        ("rolling_back", "sda", False, "destroy it", "encrypt"),
+        ("rolling_back", "mmcblk0", False, "ddrescue", "stick"),
+        ("trying_root", "mmcblk0", True, "copy on the stick is whole", "destroy"),
+        ("trying_root", "sda", True, "ddrescue", "destroy"),
+        ("restoring", "sda", True, "ddrescue", "destroy"),
+        ("settling", "sda", False, "sudo crfs rollback", "destroy"),
+    ],
+)
+def test_the_way_out_is_one_of_the_state(
+    pi: FakePi, state: str, device: str, destroyed: bool, advice: str, untrue: str
+) -> None:
+    """In phase 3 the stick is erased, and the card is in use: neither is what it was."""
+    assert state in STATES
+    pi.kernel_log = SAID.format("I/O error", device)
+    halt = failing.blame(HALT, record(state, destroyed=destroyed))
+    assert advice in halt.advice
+    assert untrue not in halt.advice
+    assert "'sudo crfs resume'" in halt.advice
 
 
 @pytest.mark.parametrize(
