@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import signal
 from pathlib import Path
 
 from crfs import (
@@ -53,11 +54,18 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         _show(_decide(wanted))
         return 0
+    for one in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(one, _unwind)
     # Two people at their questions at once would undo what the other has begun.
     with worker.locked():
         _begin(_decide(wanted), ask=not args.yes)
     follow.start()
     return follow.follow()
+
+
+def _unwind(number: int, frame: object) -> None:
+    """A terminal that is closed at the questions: what stands still for them has to run again."""
+    raise SystemExit(128 + number)
 
 
 def _decide(wanted: Wanted) -> Decision:

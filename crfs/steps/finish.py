@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 from crfs import blocks, luks, probe
 from crfs.bootconfig import ROOT
@@ -81,6 +82,10 @@ def _fill(context: Context) -> None:
     free = probe.usage(ROOT_FOLDER).free
     zeros = bytes(_FILL_BY)
     done = 0
+    # Blocks that ext4 keeps from everybody, for itself; from the next mount on it does so again.
+    device = os.stat(mapping(ROOT_MAPPING)).st_rdev
+    name = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve().name
+    Path(f"/sys/fs/ext4/{name}/reserved_clusters").write_text("0")
     with open(os.open(ROOT_FOLDER, os.O_TMPFILE | os.O_WRONLY, 0o600), "wb", buffering=0) as file:
         try:
             while True:

@@ -321,8 +321,8 @@ def test_what_another_program_has_grown_over_is_overwritten(
     assert probe.usage(folder).free > 100 * 2**20
     sh(f"umount {folder}; e2fsck -fn {opened}; blockdev --flushbufs {opened} {STICK}")
     left = Path(STICK).read_bytes()[luks.DATA_OFFSET + 100 * 2**20 :].count(secret[:24])
-    # The second group's inode bitmap, which nobody has needed yet.
-    assert left <= luks.BLOCK / 24
+    # The second group's inode bitmap, which nobody has needed yet, and a block that ext4 held back.
+    assert left <= 2 * luks.BLOCK / 24
 
 
 def test_trees_copy_everything_there_is(opened: str, folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from crfs.commands.follow import _Line
 from crfs.live import render
 from crfs.model import UNIT, Halt, StepRecord
 from crfs.steps import BY_STATE
-from tests.unit.pi import FakePi, record
+from tests.unit.pi import FakePi, record, snapshot
 
 LIVE = {
     "state": "staging",
@@ -31,6 +33,23 @@ LIVE = {
 
 
 # --- status
+
+
+def test_services_run_again_when_the_terminal_is_closed_at_the_question(
+    pi: FakePi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(pi.boot)
+    active = set(pi.active)
+    monkeypatch.setattr(
+        "crfs.commands.encrypt.confirm", lambda question: os.kill(os.getpid(), signal.SIGHUP)
+    )
+    try:
+        assert pi.crfs("encrypt").code == 128 + signal.SIGHUP
+    finally:
+        for one in (signal.SIGHUP, signal.SIGTERM):
+            signal.signal(one, signal.SIG_DFL)
+    assert pi.active == active
+    assert snapshot(pi.boot) == before
 
 
 def test_status_of_nothing(pi: FakePi) -> None:

@@ -176,6 +176,7 @@ def observe(tracer: Tracer) -> None:
     for name in ("prove", "unproven", "compare"):
         wrap(proof, name, lambda *_, verb=name: verb)
     wrap(dress, "dress", lambda *_: "dress")
+    wrap(finish, "_fill", lambda *_: "fill")
     _follow_steps(tracer)
 
 
