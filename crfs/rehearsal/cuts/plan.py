@@ -164,6 +164,12 @@ def machine(rng: random.Random, points: Points, tryboot: bool) -> Iterator[Case]
             at = round(rng.uniform(EARLY, start.seconds), 2)
             trouble = Disturbance(command=command, command_after=at)
             yield _case("machine", phase, tryboot, trouble)
+        if phase == PHASES[-1]:
+            # Another program enlarges the filesystem, before crfs does or meanwhile.
+            for _ in range(4):
+                at = round(rng.uniform(EARLY, start.seconds), 2)
+                trouble = Disturbance(command="resize2fs ", command_after=at)
+                yield _case("machine", phase, tryboot, trouble)
         again = [
             Disturbance(command="reboot ", command_after=round(rng.uniform(EARLY, 12), 2))
             for _ in range(5)
