@@ -31,6 +31,9 @@ SYNC_EVERY = 32 * 2**20  # bytes between two flushes, the most that a cut can co
 
 _EXT4_IOC_RESIZE_FS = 0x40086610
 
+# A sector that cannot be read: of an SD card, and of a USB disk.
+_UNREADABLE = (errno.EIO, errno.ENODATA)
+
 Range = tuple[int, int]  # start and end in bytes, end excluded
 Report = Callable[[int, int], None]  # position in the device, bytes done so far
 
@@ -240,7 +243,7 @@ def blank(
                     return 0
             except OSError as problem:
                 # Nobody needs what cannot be read there, and a card may mend it when it is written.
-                if problem.errno != errno.EIO:
+                if problem.errno not in _UNREADABLE:
                     raise
             may_write()
             content = buffers.zeros(piece)

@@ -8,6 +8,7 @@ root bring it up to date after an update of the kernel or of the initramfs.
 from __future__ import annotations
 
 import hashlib
+from fnmatch import fnmatch
 from pathlib import Path
 
 from crfs import fatfile
@@ -34,8 +35,13 @@ def changes(boot: Path) -> list[str]:
     return [
         f"{name} {_what(name in recorded, name in now)} ('sudo crfs verify --record' if by you)"
         for name in sorted({*recorded, *now})
-        if recorded.get(name) != now.get(name)
+        if recorded.get(name) != now.get(name) and (name in now or not _is_kernel(name))
     ]
+
+
+def _is_kernel(name: str) -> bool:
+    """Kernels of Debian have their version in the name, and go with their package."""
+    return any(fnmatch(name, pattern) for pattern in _KERNELS)
 
 
 def _what(recorded: bool, there: bool) -> str:

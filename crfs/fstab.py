@@ -68,16 +68,29 @@ def _options(fields: list[str]) -> tuple[str, ...]:
 
 
 def needs(
-    disk: Block, fstab: Iterable[Line], crypttab: Iterable[Line], resolve: Callable[[str], str]
+    disk: Block,
+    card: Block,
+    fstab: Iterable[Line],
+    crypttab: Iterable[Line],
+    resolve: Callable[[str], str],
 ) -> Line | None:
     """The first entry without which no boot goes on, and which names the disk or a part of it.
 
-    `resolve` follows the links to a device. None if every boot can do without the disk.
+    What the card has as well, by the same label perhaps, is there without the disk. `resolve`
+    follows the links to a device. None if every boot can do without the disk.
     """
-    opened = [line for line in crypttab if _is_on(disk, line.device, resolve)]
+
+    def only_on_disk(device: str) -> bool:
+        return _is_on(disk, device, resolve) and not _is_on(card, device, resolve)
+
+    opened = [line for line in crypttab if only_on_disk(line.device)]
     mappings = {f"/dev/mapper/{line.name}" for line in opened}
     mounted = [
-        line for line in fstab if line.device in mappings or _is_on(disk, line.device, resolve)
+        line
+        for line in fstab
+        # A boot waits for swap, and goes on without.
+        if line.name not in ("none", "swap")
+        and (line.device in mappings or only_on_disk(line.device))
     ]
     return next((line for line in (*opened, *mounted) if not line.optional), None)
 

@@ -64,7 +64,7 @@ def make_plan(machine: Machine, wanted: Wanted, cipher: Cipher = luks.AES) -> De
     boot = _boot_partition(machine, card)
     usage = probe.usage()
     stick = _find_stick(machine, card, wanted)
-    found = _check_stick(machine, stick, wanted, usage)
+    found = _check_stick(machine, stick, card, wanted, usage)
     plan = Plan(
         run_id=str(uuid.uuid4()),
         binding=wanted.binding,
@@ -202,7 +202,7 @@ def _find_stick(machine: Machine, card: Block, wanted: Wanted) -> Block:
 
 
 def _check_stick(
-    machine: Machine, stick: Block, wanted: Wanted, usage: probe.Usage
+    machine: Machine, stick: Block, card: Block, wanted: Wanted, usage: probe.Usage
 ) -> tuple[str, ...]:
     if stick.read_only:
         raise StickError(
@@ -221,7 +221,13 @@ def _check_stick(
                 f"{block.path} on the stick is open ({block.kind}).",
                 advice=f"close it, for example 'sudo cryptsetup close {Path(block.path).name}'",
             )
-    _require_boots_without(machine, stick)
+    if stick.table_id and stick.table_id == card.table_id:
+        raise StickError(
+            f"The stick has the card's disk id ({card.table_id}): it seems to be an image of it, "
+            "and crfs tells the two apart by that.",
+            advice=f"save what you need from it, then 'sudo wipefs --all {stick.path}'",
+        )
+    _require_boots_without(machine, stick, card)
     needed = int(usage.used * (1 + _FILESYSTEM_SHARE)) + luks.STAGE_DATA_OFFSET + 96 * 2**20
     needed += usage.files * luks.INODE_BYTES * 5 // 4
     if stick.size < needed:
@@ -239,9 +245,9 @@ def _check_stick(
     return found
 
 
-def _require_boots_without(machine: Machine, stick: Block) -> None:
+def _require_boots_without(machine: Machine, stick: Block, card: Block) -> None:
     """Erased, the stick is not what fstab looks for any more. Raises StickError."""
-    line = fstab.needs(stick, machine.fstab, machine.crypttab, machine.device)
+    line = fstab.needs(stick, card, machine.fstab, machine.crypttab, machine.device)
     if line is None:
         return
     device, name = probe.printable(line.device), probe.printable(line.name)

@@ -252,12 +252,11 @@ def _halt(migration: Migration, shown: progress.Progress, log: Any, halt: Halt) 
         try:
             migration.fall_back_and_disarm()
         except OSError as problem:
-            if migration.state == STAGING:
-                raise
-            # What is not in the journal, another boot tells as well; services run there.
-            log.error(f"the journal cannot be written: {problem}")
-            _reboot(context, shown, log, trial=False)
-            return halt.code
+            log.error(f"the boot partition cannot be written: {problem}")
+            if probe.is_read_only("/"):
+                # Services run again in another boot, which is one of an old copy by itself.
+                _reboot(context, shown, log, trial=False)
+                return halt.code
     try:
         context.save(halt=halt, attempts=context.record.attempts + 1)
         shown.settle(migration.state, halt.what)
@@ -349,12 +348,15 @@ def _roll_back(context: Context, shown: progress.Progress, log: Any) -> int:
 
 def _erase_stage(context: Context) -> str:
     """Destroy the keys on the stick; returns what is to be said of it."""
+    failed = False
     sticks = probe.stages(context.plan.uuids.stage_luks)
-    try:
-        for stick in sticks:
+    for stick in sticks:
+        try:
             luks.erase(stick.path)
-    except CommandError:
-        # The card is safe without this, and a stick that does not take it never will.
+        except CommandError:
+            # The card is safe without this, and a stick that does not take it never will.
+            failed = True
+    if failed:
         return "the stick could NOT be erased: pull it and destroy it"
     if sticks:
         return "the stick is erased"

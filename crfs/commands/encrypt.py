@@ -31,6 +31,8 @@ from crfs.journal import Journal
 from crfs.preflight import Decision, Wanted
 from crfs.steps import ALL, STAGING, stage
 
+_ENDING = (signal.SIGHUP, signal.SIGTERM)
+
 
 def run(args: argparse.Namespace) -> int:
     require_root("encrypt")
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         _show(_decide(wanted))
         return 0
-    for one in (signal.SIGHUP, signal.SIGTERM):
+    for one in _ENDING:
         signal.signal(one, _unwind)
     # Two people at their questions at once would undo what the other has begun.
     with worker.locked():
@@ -65,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _unwind(number: int, frame: object) -> None:
     """A terminal that is closed at the questions: what stands still for them has to run again."""
+    for one in _ENDING:  # once: the next one would interrupt that
+        signal.signal(one, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
@@ -91,8 +95,8 @@ def _begin(decision: Decision, *, ask: bool) -> None:
     plan = decision.plan
     binding = bindings.named(plan.binding)
     boot, journal = BootFiles(Path(plan.boot.mount), plan), Journal(Path(plan.boot.mount))
-    binding.take()
     try:
+        binding.take()
         print(describe(decision))
         print(_ask(binding))
         if ask:

@@ -97,9 +97,12 @@ def _require_same_encryption(file: Path, part: Block) -> None:
 
 
 def _known(part: Block) -> list[tuple[str, str]]:
-    """The LUKS UUIDs that are known of a partition, each with where from."""
+    """The LUKS UUIDs that are known of a partition, each with where from.
+
+    Of one that is open the kernel knows; its header may be another one's by now.
+    """
     known = []
-    if probe.blkid(part.path, "TYPE") == "crypto_LUKS":
+    if not part.children and probe.blkid(part.path, "TYPE") == "crypto_LUKS":
         known.append((probe.blkid(part.path, "UUID"), "by its present header"))
     for child in part.children:
         name = Path(child.path).name

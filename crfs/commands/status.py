@@ -19,9 +19,9 @@ _MEANING = {
     "trying_stage": "Reboot 1: one trial boot from the stick.",
     "restoring": "Phase 2: running from the stick; the card becomes cryptrfs.",
     "trying_root": "Reboot 2: one trial boot from cryptrfs.",
-    "finishing": "Phase 3: running from cryptrfs; the stick is erased.",
+    "finishing": "Phase 3: running from cryptrfs; the rest is tidied up.",
     "rolling_back": "Going back to the plain card.",
-    "rolled_back": "Rolled back: the card is as it was, the stick is erased.",
+    "rolled_back": "Rolled back.",
     "done": "Done: the root filesystem is encrypted; 'sudo crfs verify' checks it.",
 }
 _ENDS = ("none", "done", "rolled_back")
@@ -71,6 +71,8 @@ def _from_journal() -> dict[str, Any]:
 def render(status: dict[str, Any]) -> str:
     """For people."""
     lines = [_MEANING.get(status["state"], status["state"])]
+    if status["state"] == "rolled_back":
+        lines.append(status.get("message", ""))
     if status["running"] and status.get("title"):
         lines.append(live.render(status))
     halt = status["halt"]

@@ -54,19 +54,25 @@ def _grow(context: Context) -> None:
     """
     path = mapping(ROOT_MAPPING)
     whole = blocks.device_size(path)
-    end = blocks.size_of(path)
-    if end > context.record.cleared:
-        _fill(context)
-        context.save(cleared=end)
+    end = _end_of_cleared(context)
     last = 0
     while end != last and whole - end >= _LEAST_GROWTH:
         target = min(end + _GROW_BY, whole // luks.BLOCK * luks.BLOCK)
         _clear(context, end, target)
         context.save(cleared=target)
         blocks.grow(ROOT_FOLDER, target)
-        last, end = end, blocks.size_of(path)
+        last, end = end, _end_of_cleared(context)
     # A last group that would be too small is left out.
     _clear(context, end, context.root_partition().size - luks.DATA_OFFSET)
+
+
+def _end_of_cleared(context: Context) -> int:
+    """Where the filesystem ends, all of it cleared."""
+    end = blocks.size_of(mapping(ROOT_MAPPING))
+    if end > context.record.cleared:
+        _fill(context)
+        context.save(cleared=end)
+    return end
 
 
 def _fill(context: Context) -> None:
@@ -116,6 +122,7 @@ def _clear(context: Context, begin: int, end: int) -> None:
         context.report(position - shift, rest)
 
     overwritten = blocks.blank(part.path, [(begin + shift, end + shift)], 0, report, still_behind)
+    still_behind()
     if overwritten:
         context.say(f"{probe.human(overwritten)} of the old root had to be overwritten")
 

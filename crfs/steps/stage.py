@@ -245,7 +245,9 @@ def _build_initramfs(context: Context) -> bytes:
     needed = ("cryptroot/crypttab", "zk_get_key", "dm-crypt.ko", *context.binding.IN_INITRAMFS)
     missing = [one for one in needed if not any(one in name for name in listing)]
     builtin = Path(f"/lib/modules/{kernel}/modules.builtin")
-    if "dm-crypt.ko" in missing and "dm-crypt.ko" in builtin.read_text():
+    # An update may have taken the modules of the kernel that runs.
+    known = builtin.read_text() if builtin.exists() else ""
+    if "dm-crypt.ko" in missing and "dm-crypt.ko" in known:
         missing.remove("dm-crypt.ko")
     if missing:
         raise HostError(

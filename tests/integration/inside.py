@@ -308,16 +308,16 @@ def test_what_another_program_has_grown_over_is_overwritten(
     blocks.grow(folder, 150 * 2**20)
     monkeypatch.setattr(finish, "ROOT_FOLDER", folder)
     monkeypatch.setattr(finish, "mapping", lambda name: opened)
-    kept = {"cleared": 100 * 2**20}
+    record = SimpleNamespace(cleared=100 * 2**20)
     context = SimpleNamespace(
-        record=SimpleNamespace(**kept),
+        record=record,
         root_partition=lambda: SimpleNamespace(path=STICK, size=whole),
         report=lambda done, everything: None,
-        save=lambda **changes: kept.update(changes),
+        save=lambda **changes: vars(record).update(changes),
         say=print,
     )
     finish._grow(context)  # type: ignore[arg-type]
-    assert kept["cleared"] >= blocks.size_of(opened) > 200 * 2**20
+    assert record.cleared >= blocks.size_of(opened) > 200 * 2**20
     assert probe.usage(folder).free > 100 * 2**20
     sh(f"umount {folder}; e2fsck -fn {opened}; blockdev --flushbufs {opened} {STICK}")
     left = Path(STICK).read_bytes()[luks.DATA_OFFSET + 100 * 2**20 :].count(secret[:24])

@@ -4,6 +4,7 @@ exit code, and nothing is touched. The whole command runs here, on a Pi that is 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import fcntl
 import os
@@ -323,6 +324,21 @@ def test_fstab_names_something_else(pi: FakePi, line: str) -> None:
     pi.rows[1].update(USED_STICK)
     table(pi, "fstab", line)
     assert pi.crfs(*ENCRYPT, "--erase-usb").code == 0
+
+
+def test_fstab_finds_it_on_the_card_too(pi: FakePi) -> None:
+    """A stick that once held the same image has its labels; the boot takes the card's."""
+    pi.rows[1].update(copy.deepcopy(USED_STICK))
+    for part in (pi.rows[0]["children"][1], pi.rows[1]["children"][0]):
+        part["label"] = "RASPIROOT"
+    table(pi, "fstab", "LABEL=RASPIROOT / ext4 rw 0 1", "/dev/sda1 none swap sw 0 0")
+    assert pi.crfs(*ENCRYPT, "--erase-usb").code == 0
+
+
+def test_stick_is_an_image_of_the_card(pi: FakePi) -> None:
+    pi.rows[1].update({**USED_STICK, "ptuuid": pi.rows[0]["ptuuid"]})
+    result = pi.refuses([*ENCRYPT, "--erase-usb"], 13, "the card's disk id")
+    assert "wipefs --all /dev/sda" in result.err
 
 
 @pytest.mark.parametrize("device", NAMES)

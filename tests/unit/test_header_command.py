@@ -120,6 +120,16 @@ def test_header_of_this_encryption_is_restored(
     assert done == ["/dev/mmcblk0p2 < copy"]
 
 
+def test_of_what_is_open_the_kernel_knows(pi: FakePi, done: list[str]) -> None:
+    """Another one's header has come onto it: the right backup is the rescue, until it is closed."""
+    by_mapping(pi)
+    pi.superblocks["/dev/mmcblk0p2", "TYPE"] = "crypto_LUKS"
+    pi.superblocks["/dev/mmcblk0p2", "UUID"] = TWINS
+    pi.superblocks[str(Path("copy").absolute()), "UUID"] = OURS
+    assert pi.crfs(*RESTORE).code == 0
+    assert done == ["/dev/mmcblk0p2 < copy"]
+
+
 @pytest.mark.parametrize(
     ("kind", "uuid"),
     [("", ""), ("ext4", TWINS), ("crypto_LUKS", "aaaa?\x01"), ("crypto_LUKS", "")],

@@ -499,9 +499,20 @@ def test_services_run_in_another_boot_if_the_journal_cannot_be_written(
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(BootFiles, "disarm", fail)
+    writable = world.pi.mounts["/"]
+    world.pi.mounts["/"] = dataclasses.replace(writable, options=("ro",))
     assert world.pi.crfs("run").code == 19
     assert world.pi.effects[-1] == ["systemctl", "reboot"]
     assert not any("isolate" in argv for argv in world.pi.effects)
+    world.pi.mounts["/"] = writable
+    for number in range(2 * MAX_ATTEMPTS):
+        world.pi.boot_id = f"boot {number}"
+        world.pi.effects.clear()
+        assert world.pi.crfs("run").code == 19
+        assert ["systemctl", "reboot"] not in world.pi.effects, "it would reboot for ever"
+    kept = world.pi.journal.read()
+    assert kept is not None
+    assert kept.attempts == MAX_ATTEMPTS
 
 
 def test_phase_2_does_not_start_services(world: World) -> None:
