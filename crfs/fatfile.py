@@ -1,24 +1,33 @@
 """Writing to the boot partition so that a power cut leaves the old content or the new.
 
 FAT has no journal. `replace` writes the new content under a new name, flushes it, and renames.
-The Linux FAT driver turns the rename into one write of the directory entry, and frees the old
+The Linux FAT driver turns the rename into a write of each name's directory entry, and frees the old
 clusters when the last descriptor on them is closed. Holding the old file open until the entry is
-on the medium keeps "entry still old, clusters already free" from ever being there.
-Sectors of 512 bytes are taken to be written whole or not at all.
+on the medium keeps "entry still old, clusters already free" from ever being there. Sectors of 512
+bytes are taken to be written whole or not at all.
+
+The two entries may lie in two sectors, and a cut between them leaves two names with the same
+clusters. fsck.vfat, which the next boot runs, then empties the name that stands second in the
+folder (dosfstools 4.2, tried). So the new name always stands behind the one it replaces.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import re
+import struct
 from pathlib import Path
 
 SUFFIX = ".crfs-new"
+_MOST_GAPS = 64  # left by removed files before the name to be replaced
+_FIBMAP = 1  # from linux/fs.h
 
 
 def replace(path: Path, content: bytes) -> None:
     """Give `path` the content, atomically against power cuts. Raises OSError."""
-    fresh = path.with_name(path.name + SUFFIX)
+    *fillers, fresh = _behind(path)
     write_synced(fresh, content)
     old = os.open(path, os.O_RDONLY) if path.exists() else None
     try:
@@ -27,13 +36,57 @@ def replace(path: Path, content: bytes) -> None:
     finally:
         if old is not None:
             os.close(old)
+    for filler in fillers:
+        filler.unlink()
     sync_folder(path.parent)
+
+
+def _behind(path: Path) -> list[Path]:
+    """New empty files, the last of which stands behind `path` in its folder."""
+    made: list[Path] = []
+    matters = path.exists() and _is_fat(path.parent)
+    for number in range(_MOST_GAPS):
+        fresh = path.with_name(f"{path.name}{f'.{number}' if number else ''}{SUFFIX}")
+        if fresh.exists():
+            remove(fresh)
+        if fresh.exists():
+            continue
+        fresh.touch()
+        made.append(fresh)
+        names = os.listdir(path.parent)  # in the order of the folder
+        if not matters or names.index(fresh.name) > names.index(path.name):
+            break
+    return made
+
+
+def _is_fat(folder: Path) -> bool:
+    device = os.stat(folder).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+        return any(line.split(" ")[2] == number and " - vfat " in line for line in file)
 
 
 def remove(path: Path) -> None:
-    """Remove a file if it is there, and see it through to the medium."""
+    """Remove a file if it is there, and see it through to the medium.
+
+    Not one that a cut has left with the clusters of the name that it was to replace: they would be
+    free for others, and in use. fsck.vfat parts the two at the next boot.
+    """
+    replaced = path.with_name(re.sub(rf"(\.\d+)?{re.escape(SUFFIX)}$", "", path.name))
+    if replaced != path and _sector(path) and _sector(path) == _sector(replaced):
+        return
     path.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _sector(path: Path) -> int:
+    """Where a file begins on its partition; 0 for an empty one, and where nobody can tell."""
+    try:
+        with path.open("rb") as file:
+            answer = fcntl.ioctl(file, _FIBMAP, struct.pack("i", 0))
+    except OSError:
+        return 0
+    return int(struct.unpack("i", answer)[0])
 
 
 def read_back(path: Path) -> bytes:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shlex
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -411,6 +413,56 @@ def test_journal_and_boot_files_on_fat(tmp_path: Path) -> None:
     finally:
         sh(f"umount {tmp_path}")
     sh(f"fsck.vfat -n {CARD}")
+
+
+def test_a_cut_in_a_rename_empties_the_new_name_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsck.vfat empties the second of two names with the same clusters."""
+    sh(f"mkfs.vfat -F 32 -s 8 {CARD}; mount -t vfat {CARD} {tmp_path}")
+    config = tmp_path / "config.txt"
+    for name in [f"removed-{number}-later.tmp" for number in range(9)]:
+        (tmp_path / name).touch()
+    config.write_bytes(b"old" * 1000)
+    sh(f"cd {tmp_path}; rm removed*; touch one; sync")
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        names = os.listdir(tmp_path)
+        assert names.index(self.name) > names.index(config.name), names
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        fatfile.replace(config, b"new" * 1000)
+    assert sorted(os.listdir(tmp_path)) == ["config.txt", "one"]
+    # As a cut between the two sectors leaves it.
+    *fillers, left = fatfile._behind(config)
+    assert len(fillers) > 2
+    left.write_bytes(b"new" * 1000)
+    sh(f"rm {' '.join(map(str, fillers))}; umount {tmp_path}")
+    with open(CARD, "r+b") as disk:
+        boot = disk.read(512)
+        reserved, fats = struct.unpack_from("<H", boot, 14)[0], boot[16]
+        root = 512 * (reserved + fats * struct.unpack_from("<I", boot, 36)[0])
+        disk.seek(root)
+        folder = bytearray(disk.read(512 * boot[13]))
+        old, new = (found.start() for found in re.finditer(rb"CONFIG  TXT|CO\w+~\dCRF", folder))
+        for place in (slice(20, 22), slice(26, 32)):
+            folder[old + place.start : old + place.stop] = folder[
+                new + place.start : new + place.stop
+            ]
+        disk.seek(root)
+        disk.write(folder)
+    sh(f"blockdev --flushbufs {CARD}; mount -t vfat {CARD} {tmp_path}")
+    fatfile.remove(left)
+    assert left.exists(), "its clusters would be free, and in use"
+    sh(f"umount {tmp_path}; fsck.vfat -a {CARD} || true; mount -t vfat {CARD} {tmp_path}")
+    assert config.read_bytes() == b"new" * 1000
+    fatfile.replace(config, b"last")
+    fatfile.remove(left)
+    assert not left.exists()
+    sh(f"umount {tmp_path}; fsck.vfat -n {CARD}")
 
 
 def test_a_bind_shares_no_mounts(tmp_path: Path) -> None:
