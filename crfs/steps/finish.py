@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import IO
 
 from crfs import blocks, luks, probe
 from crfs.bootconfig import ROOT
@@ -21,7 +22,7 @@ from crfs.steps.base import (
 _GROW_BY = 4 * 2**30  # bytes cleared before the filesystem grows over them
 _LEAST_GROWTH = 2**20
 ROOT_FOLDER = "/"
-_FILL_BY = 16 * 2**20  # bytes
+_TAKE_BY = 2**30  # bytes
 
 
 def _make_root_default(context: Context) -> None:
@@ -76,32 +77,60 @@ def _end_of_cleared(context: Context) -> int:
 
 
 def _fill(context: Context) -> None:
-    """Write over all that is free in the filesystem, in a file without a name.
+    """Write over all that is free in the filesystem, by way of files without a name.
 
     For one that another program (resize2fs, cloud-init) has enlarged over what was not cleared:
     which of its blocks are free can change at any moment now, so only the kernel can choose them.
+    A file takes them without writing (fallocate), since a write that finds no room keeps ext4
+    busy for ever where it also lacks the blocks that it reserves for itself. Those come last: they
+    are missing for seconds only. Whatever cuts this off, the kernel gives the files' blocks back.
     """
     context.say(
         "another program has enlarged the filesystem: all of its free space is overwritten, since "
         "the old root may be readable there. The disk is full until that is done"
     )
-    free = probe.usage(ROOT_FOLDER).free
-    zeros = bytes(_FILL_BY)
-    done = 0
-    # Blocks that ext4 keeps from everybody, for itself; from the next mount on it does so again.
     device = os.stat(mapping(ROOT_MAPPING)).st_rdev
     name = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve().name
-    Path(f"/sys/fs/ext4/{name}/reserved_clusters").write_text("0")
-    with open(os.open(ROOT_FOLDER, os.O_TMPFILE | os.O_WRONLY, 0o600), "wb", buffering=0) as file:
+    reserve = Path(f"/sys/fs/ext4/{name}/reserved_clusters")
+    with _nameless() as most, _nameless() as rest:
+        _take(most)
+        _clear_file(context, most)
+        usual = reserve.read_text()
+        reserve.write_text("0")
         try:
-            while True:
-                done += file.write(zeros)
-                os.fdatasync(file)
-                context.report(min(done, free), free)
+            _take(rest)
+            _clear_file(context, rest)
+        finally:
+            reserve.write_text(usual)
+
+
+def _nameless() -> IO[bytes]:
+    """A file that nobody finds, and that is gone when it is closed."""
+    return open(os.open(ROOT_FOLDER, os.O_TMPFILE | os.O_RDWR, 0o600), "r+b")
+
+
+def _take(file: IO[bytes]) -> None:
+    """Make the file as large as the filesystem's room for it, without writing it."""
+    more = _TAKE_BY
+    while more >= luks.BLOCK:
+        try:
+            os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, more)
         except OSError as problem:
             if problem.errno != errno.ENOSPC:
                 raise
-        os.fsync(file)
+            more //= 2
+
+
+def _clear_file(context: Context, file: IO[bytes]) -> None:
+    """See that nothing of the old root is left in the blocks of a file that was never written."""
+    os.fsync(file)
+    shift = luks.DATA_OFFSET
+    ranges = [(start + shift, end + shift) for start, end in blocks.extents(file)]
+
+    def report(_: int, done: int) -> None:
+        context.report(done, blocks.total(ranges))
+
+    blocks.blank(context.root_partition().path, ranges, 0, report)
 
 
 def _clear(context: Context, begin: int, end: int) -> None:
