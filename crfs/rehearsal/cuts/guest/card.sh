@@ -52,7 +52,13 @@ cd /
 "$PYTHON" -m crfs.rehearsal.cuts.contents "$card"
 umount "$card"
 
+# Many names with gaps between them, as on a used boot partition: a name can find its place in
+# another sector of the folder than the one it replaces.
+fill_folder() { # FIRST LAST
+	for number in $(seq "$1" "$2"); do : >"$fat/bcm2712-rpi-5-b-$number.dtb"; done
+}
 mount -o iocharset=ascii,shortname=mixed /dev/ubda1 "$fat"
+fill_folder 10 59
 cp "$CONFIG" "$fat/config.txt"
 {
 	printf 'console=serial0,115200 console=tty1 root=PARTUUID=%s-02 ' "$DISK_ID"
@@ -60,4 +66,6 @@ cp "$CONFIG" "$fat/config.txt"
 } >"$fat/cmdline.txt"
 echo 'The kernel of this board is the emulator itself.' >"$fat/kernel_2712.img"
 head -c 300000 /dev/urandom >"$fat/initramfs_2712"
+fill_folder 60 89
+rm "$fat"/bcm2712-rpi-5-b-?[0-2].dtb
 umount "$fat"
