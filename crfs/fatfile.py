@@ -53,8 +53,9 @@ def _behind(path: Path) -> list[Path]:
             continue
         fresh.touch()
         made.append(fresh)
-        names = os.listdir(path.parent)  # in the order of the folder
-        if not matters or names.index(fresh.name) > names.index(path.name):
+        # In the order of the folder; FAT finds `path` in whatever case it is written there.
+        place = {name.lower(): number for number, name in enumerate(os.listdir(path.parent))}
+        if not matters or place[fresh.name.lower()] > place.get(path.name.lower(), -1):
             break
     return made
 

@@ -139,3 +139,28 @@ def test_the_card_empties_its_cache_after_everything_is_written(
     monkeypatch.setattr(os, "fsync", fsync)
     fatfile.sync_folder(tmp_path)
     assert calls == ["syncfs", "fsync True"]
+
+
+def test_fat_knows_a_name_in_any_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A config.txt made on a PC may stand in its folder as CONFIG.TXT."""
+    path = tmp_path / "config.txt"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(fatfile, "_is_fat", lambda folder: True)
+    monkeypatch.setattr(os, "listdir", lambda folder: [one.name.upper() for one in made])
+    made: list[Path] = [path]
+    touch = Path.touch
+
+    def touched(self: Path) -> None:
+        touch(self)
+        # As if a removed file had left a gap before it.
+        made.insert(0 if len(made) == 1 else len(made), self)
+
+    monkeypatch.setattr(Path, "touch", touched)
+    fatfile.replace(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [one.name for one in made] == [
+        "config.txt.crfs-new",
+        "config.txt",
+        "config.txt.1.crfs-new",
+    ]
+    assert [one.name for one in made if one.exists()] == ["config.txt"]
