@@ -105,9 +105,7 @@ def _work(log: Any) -> int:
         log.info("there is no migration to go on with")
         return 0
     check_card(record)
-    if probe.is_read_only(record.plan.boot.mount):
-        # As its line in fstab wants it, perhaps; the journal is there.
-        runner.run(["mount", "-o", "remount,rw", record.plan.boot.mount])
+    make_writable(record)
     shown = progress.Progress(record.plan, log)
     context = Context(
         journal=journal,
@@ -137,6 +135,15 @@ def _work(log: Any) -> int:
         if isinstance(failure, CommandError | DisagreementError):
             halt = failing.blame(halt, context.record)
     return _halt(migration, shown, log, halt)
+
+
+def make_writable(record: Record) -> None:
+    """Have the boot partition take the journal. Raises CommandError.
+
+    It is read-only where its line in fstab wants that, or after an error in FAT.
+    """
+    if probe.is_read_only(record.plan.boot.mount):
+        runner.run(["mount", "-o", "remount,rw", record.plan.boot.mount])
 
 
 def check_card(record: Record) -> None:
@@ -251,8 +258,8 @@ def _halt(migration: Migration, shown: progress.Progress, log: Any, halt: Halt) 
         # Before anything can write to the root again: the copy is about to be out of date.
         try:
             migration.fall_back_and_disarm()
-        except OSError as problem:
-            log.error(f"the boot partition cannot be written: {problem}")
+        except Exception as problem:  # nor may they for this one
+            log.error(f"the boot configuration cannot be put back: {_as_ours(problem).what}")
             if probe.is_read_only("/"):
                 # Services run again in another boot, which is one of an old copy by itself.
                 _reboot(context, shown, log, trial=False)

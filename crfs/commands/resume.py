@@ -10,7 +10,7 @@ from crfs import fatfile, live
 from crfs.bootfiles import BootFiles
 from crfs.commands import common, follow
 from crfs.errors import StateError
-from crfs.worker import check_card
+from crfs.worker import check_card, make_writable
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
         )
     journal, record = found
     check_card(record)
+    make_writable(record)
     # The reason of the last failed trial boot is in the halt; left there, it would stop this too.
     fatfile.remove(BootFiles(Path(record.plan.boot.mount), record.plan).failure_note)
     journal.write(dataclasses.replace(record, halt=None, attempts=0, trials=0))

@@ -12,7 +12,7 @@ from crfs.errors import StateError
 from crfs.machine import Migration
 from crfs.model import UNIT
 from crfs.steps import FINISHING, TRYING_ROOT, Context
-from crfs.worker import check_card
+from crfs.worker import check_card, make_writable
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if again is None or again[1].destroyed:
         return run(args)
     journal, record = again
+    make_writable(record)
     boot = BootFiles(Path(record.plan.boot.mount), record.plan)
     context = Context(journal, record, boot, report=lambda done, whole: None, say=print)
     Migration(context).roll_back()  # type: ignore[attr-defined]

@@ -214,6 +214,17 @@ def test_resume_clears_the_halt_and_starts_the_unit(pi: FakePi) -> None:
     assert pi.effects[-1] == ["systemctl", "start", UNIT]
 
 
+@pytest.mark.parametrize("command", ["resume", "rollback"])
+def test_a_boot_partition_that_has_become_read_only(pi: FakePi, command: str) -> None:
+    """As FAT does by itself after an error: both write the journal before the worker does."""
+    boot = str(pi.boot)
+    pi.journal.write(record("staging", boot))
+    pi.mounts[boot] = dataclasses.replace(pi.mounts[boot], options=("ro",))
+    pi.crfs(command)
+    assert ["mount", "-o", "remount,rw", boot] in pi.effects
+    assert pi.effects[-1] == ["systemctl", "start", UNIT]
+
+
 def test_resume_while_it_works_only_follows(pi: FakePi) -> None:
     pi.journal.write(record("staging", str(pi.boot)))
     with worker.locked():

@@ -515,6 +515,21 @@ def test_services_run_in_another_boot_if_the_journal_cannot_be_written(
     assert kept.attempts == MAX_ATTEMPTS
 
 
+def test_services_run_again_after_a_defect_in_the_halt(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.fail["settle"] = CommandError("no", advice="x")
+
+    def fail(self: BootFiles) -> None:
+        raise ValueError("config.txt is not in list")
+
+    monkeypatch.setattr(BootFiles, "disarm", fail)
+    world.pi.active = {"crfs-stage.target"}
+    assert world.pi.crfs("run").code == 19
+    assert kept_halt(world.pi).what == "no"
+    assert ["systemctl", "isolate", "--no-block", "default.target"] in world.pi.effects
+
+
 def test_phase_2_does_not_start_services(world: World) -> None:
     world.pi.crfs("run")
     world.boot()
