@@ -61,7 +61,12 @@ def _grow(context: Context) -> None:
         target = min(end + _GROW_BY, whole // luks.BLOCK * luks.BLOCK)
         _clear(context, end, target)
         context.save(cleared=target)
-        blocks.grow(ROOT_FOLDER, target)
+        try:
+            blocks.grow(ROOT_FOLDER, target)
+        except OSError as problem:
+            if problem.errno == errno.EBUSY or blocks.size_of(path) > target:
+                raise _overtaken() from None
+            raise
         last, end = end, _end_of_cleared(context)
     # A last group that would be too small is left out.
     _clear(context, end, context.root_partition().size - luks.DATA_OFFSET)
@@ -92,10 +97,11 @@ def _fill(context: Context) -> None:
     device = os.stat(mapping(ROOT_MAPPING)).st_rdev
     name = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve().name
     reserve = Path(f"/sys/fs/ext4/{name}/reserved_clusters")
+    usual = str(min(os.statvfs(ROOT_FOLDER).f_blocks // 50, 4096))  # as ext4 has it
+    reserve.write_text(usual)  # a run that was killed in here may have left none
     with _nameless() as most, _nameless() as rest:
         _take(most)
         _clear_file(context, most)
-        usual = reserve.read_text()
         reserve.write_text("0")
         try:
             _take(rest)
@@ -141,11 +147,7 @@ def _clear(context: Context, begin: int, end: int) -> None:
 
     def still_behind() -> None:
         if blocks.size_of(mapping(ROOT_MAPPING)) > begin:
-            raise CommandError(
-                "Another program has enlarged the filesystem meanwhile.",
-                data="Nothing of it was touched.",
-                advice="'sudo crfs resume'",
-            )
+            raise _overtaken()
 
     def report(position: int, done: int) -> None:
         context.report(position - shift, rest)
@@ -154,6 +156,14 @@ def _clear(context: Context, begin: int, end: int) -> None:
     still_behind()
     if overwritten:
         context.say(f"{probe.human(overwritten)} of the old root had to be overwritten")
+
+
+def _overtaken() -> CommandError:
+    return CommandError(
+        "Another program has enlarged the filesystem meanwhile.",
+        data="No file was touched; all of the free space is looked through next.",
+        advice="'sudo crfs resume'",
+    )
 
 
 def _rest(plan: Plan) -> float:

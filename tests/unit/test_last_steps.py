@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from collections.abc import Callable
 
 import pytest
 
-from crfs import keys, luks
+from crfs import blocks, keys, luks
 from crfs.bootfiles import BootFiles
-from crfs.errors import DisagreementError
+from crfs.errors import CommandError, DisagreementError
 from crfs.steps import BY_STATE, Context, Step
 from tests.unit.pi import UUIDS, FakePi, record
 
@@ -43,6 +44,40 @@ def test_a_stick_to_be_kept_is_not(pi: FakePi, context: Context) -> None:
     context.record = dataclasses.replace(context.record, plan=plan)
     step("erase-stick").do(context)
     assert pi.effects == []
+
+
+@pytest.mark.parametrize(
+    ("problem", "larger", "expected"),
+    [
+        (errno.EBUSY, False, CommandError),
+        (errno.EINVAL, True, CommandError),
+        (errno.EINVAL, False, OSError),
+        (errno.EIO, False, OSError),
+    ],
+)
+def test_another_program_enlarges_the_filesystem_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch,
+    context: Context,
+    problem: int,
+    larger: bool,
+    expected: type[Exception],
+) -> None:
+    """That is tried again; the medium's own errors are told as such."""
+    context.save(cleared=100 * 2**20)
+    size = 100 * 2**20
+
+    def grow(folder: str, target: int) -> None:
+        nonlocal size
+        size = target * 2 if larger else size
+        raise OSError(problem, "no")
+
+    monkeypatch.setattr(blocks, "size_of", lambda path: size)
+    monkeypatch.setattr(blocks, "device_size", lambda path: 200 * 2**20)
+    monkeypatch.setattr(blocks, "blank", lambda *_: 0)
+    monkeypatch.setattr(blocks, "grow", grow)
+    with pytest.raises(expected) as caught:
+        step("grow").do(context)
+    assert ("Another program" in str(caught.value)) == (expected is CommandError)
 
 
 @pytest.fixture
