@@ -57,7 +57,10 @@ def stage_cmdline(original: str, plan: Plan, *, trial: bool) -> str:
         f"keyscript={KEYSCRIPT},luks,tries=100",
         "ro",
         "rootflags=noload",
+        # The initramfs knows the first only, and leaves the stage as it is; systemd, for which the
+        # last counts, checks the boot partition after a cut (fatfile).
         "fsck.mode=skip",
+        "fsck.mode=auto",
         "systemd.unit=crfs-stage.target",
         *(f"systemd.wants={unit}" for unit in plan.kept_units),
     ]

@@ -126,3 +126,12 @@ def test_stage_runs_the_small_system_with_network_and_ssh() -> None:
     assert "systemd.unit=crfs-stage.target" in line
     assert "systemd.wants=ssh.service" in line
     assert f"source=UUID={UUIDS.stage_luks}" in line
+
+
+def test_stage_is_not_checked_but_the_boot_partition_is() -> None:
+    """initramfs-tools knows "skip" only, wherever it stands; for systemd the last one counts."""
+    found = bootconfig.tokens(bootconfig.stage_cmdline("fsck.repair=yes", plan(), trial=True))
+    assert [one for one in found if one.startswith("fsck.mode=")] == [
+        "fsck.mode=skip",
+        "fsck.mode=auto",
+    ]
