@@ -109,10 +109,13 @@ def _block(row: Any) -> Block:
         value = row.get(name)
         return value.strip() if isinstance(value, str) else ""
 
+    size = int(row["size"] or 0)
+    if size.bit_length() > 64:
+        raise ValueError(f"a size of {size.bit_length()} bits")
     return Block(
         path=str(row["path"]),
         kind=str(row["type"]),
-        size=int(row["size"] or 0),
+        size=size,
         read_only=bool(row["ro"]),
         removable=bool(row["rm"]),
         fstype=text("fstype"),

@@ -38,6 +38,7 @@ def test_lsblk_any_text(text: str) -> None:
 
 @given(st.sampled_from(paths(ROWS)), json_values)
 @example(("blockdevices", 0, "size"), float("inf"))
+@example(("blockdevices", 0, "size"), 10**400)
 @example(("blockdevices", 0, "size"), "many")
 @example(("blockdevices", 0, "mountpoints"), 5)
 @example(("blockdevices", 0, "children"), [None])
