@@ -9,6 +9,7 @@ from __future__ import annotations
 
 UNTOUCHED = "Nothing was changed: card and stick are untouched."
 KEPT = "What was proven before is still there; nothing was given up."
+CARD_UNTOUCHED = "The card is untouched."
 
 
 class CrfsError(Exception):

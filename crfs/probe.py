@@ -379,20 +379,32 @@ def unit_enabled(unit: str) -> bool:
     return runner.query(["systemctl", "is-enabled", unit], ok=(0, 1, 4)).strip() == "enabled"
 
 
-# What brings network and ssh on Debian and Raspberry Pi OS.
+def stopping_units() -> tuple[str, ...]:
+    """The units that systemd is still to stop."""
+    listing = runner.query(["systemctl", "list-jobs", "--plain", "--no-legend"])
+    jobs = [line.split() for line in listing.splitlines()]  # number, unit, type, state
+    return tuple(job[1] for job in jobs if len(job) == 4 and job[2] == "stop")
+
+
+# What brings network and ssh on Debian and Raspberry Pi OS, and rules that guard them. Not what
+# keeps a file of the root open for writing (firewalld, fail2ban): it would bar the last copy.
 _KEEPABLE = (
     "NetworkManager.service",
     "dhcpcd.service",
+    "netfilter-persistent.service",
     "networking.service",
+    "nftables.service",
     "ssh.service",
+    "ssh.socket",
     "systemd-networkd.service",
     "systemd-resolved.service",
+    "ufw.service",
     "wpa_supplicant.service",
 )
 
 
 def kept_units() -> tuple[str, ...]:
-    """Network and ssh services that this system starts, by itself or on demand."""
+    """Those of network, ssh and firewall that this system starts, by itself or on demand."""
     return tuple(unit for unit in _KEEPABLE if unit_enabled(unit) or unit_active(unit))
 
 

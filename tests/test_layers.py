@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "zymbit",
         "failing",
         "fstab",
+        "services",
     ),
     ("tpm2", "proof"),
     ("bindings", "checks"),

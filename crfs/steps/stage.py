@@ -12,9 +12,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from crfs import blocks, consent, dress, fatfile, keys, luks, probe, proof, runner, swapfiles, trees
+from crfs import (
+    blocks,
+    consent,
+    dress,
+    fatfile,
+    keys,
+    luks,
+    probe,
+    proof,
+    runner,
+    services,
+    swapfiles,
+    trees,
+)
 from crfs.bootconfig import STAGE, BootConfig
-from crfs.errors import CommandError, DisagreementError, HostError, LayoutError
+from crfs.errors import CARD_UNTOUCHED, CommandError, DisagreementError, HostError, LayoutError
 from crfs.model import STAGE_LABEL, STAGE_MAPPING, Plan
 from crfs.steps.base import (
     SOURCE_MOUNT,
@@ -33,7 +46,6 @@ from crfs.steps.base import (
 
 Result = TypeVar("Result")
 
-_CARD_UNTOUCHED = "The card is untouched."
 # How much larger an initramfs is while it is made than when it is packed, for the progress.
 _UNPACKED = 3
 # The tables of inodes stay as mke2fs left them, so that what nobody uses need not be restored.
@@ -45,7 +57,7 @@ def _seal_key(context: Context) -> None:
         raise DisagreementError(
             f"{context.boot.sealed_key} is gone. The recovery key that you were shown was made "
             "of it; a new one would not open anything.",
-            data=_CARD_UNTOUCHED,
+            data=CARD_UNTOUCHED,
             advice="'sudo crfs rollback', then 'sudo crfs encrypt', which shows a new one",
         )
     context.binding.take()
@@ -69,8 +81,8 @@ def _format_stick(context: Context) -> None:
     luks.close_mapping(STAGE_MAPPING)
     for block in stick.walk():
         for mount in block.mounts:
-            runner.run(["umount", mount], data=_CARD_UNTOUCHED)
-    runner.run(["wipefs", "--all", stick.path], data=_CARD_UNTOUCHED)
+            runner.run(["umount", mount], data=CARD_UNTOUCHED)
+    runner.run(["wipefs", "--all", stick.path], data=CARD_UNTOUCHED)
     context.format(stick.path, plan.uuids.stage_luks, STAGE_LABEL, luks.STAGE_DATA_OFFSET)
 
 
@@ -79,7 +91,7 @@ def _stick_present(context: Context) -> bool:
     if not context.formatted(stage.path):
         raise DisagreementError(
             "The stick carries this migration's LUKS header, but its key does not open it.",
-            data=_CARD_UNTOUCHED,
+            data=CARD_UNTOUCHED,
             advice="'sudo crfs rollback', then 'sudo crfs encrypt' with another stick",
         )
     return True
@@ -96,7 +108,7 @@ def _make_filesystem(context: Context) -> None:
             mapping(STAGE_MAPPING), f"{filesystem_bytes(plan) // 1024}k",
         ],
         timeout=1800,
-        data=_CARD_UNTOUCHED,
+        data=CARD_UNTOUCHED,
     )  # fmt: skip
 
 
@@ -221,7 +233,7 @@ def _prepare_boot(context: Context) -> None:
     if fatfile.read_back(context.boot.initramfs) != image:
         raise CommandError(
             f"{context.boot.initramfs} does not read back as it was written.",
-            data=_CARD_UNTOUCHED,
+            data=CARD_UNTOUCHED,
             advice="the boot partition or the card is failing: check it with fsck.vfat",
         )
     context.save(fingerprint=_fingerprint(context))
@@ -253,7 +265,7 @@ def _build_initramfs(context: Context) -> bytes:
         raise HostError(
             f"The new initramfs lacks {', '.join(missing)}. mkinitramfs said: "
             + said.decode(errors="replace").strip(),
-            data=_CARD_UNTOUCHED,
+            data=CARD_UNTOUCHED,
             advice="if the kernel was updated since the last boot: reboot; if not: "
             "'sudo crfs rollback', and report this with the text above",
         )
@@ -298,11 +310,7 @@ def _fingerprint(context: Context) -> str:
 
 def _stop_services(context: Context) -> None:
     """Nothing may write to the root from here on; then the kernel holds it read-only."""
-    drop_in = Path("/run/systemd/system/crfs-stage.target.d/kept.conf")
-    drop_in.parent.mkdir(parents=True, exist_ok=True)
-    drop_in.write_text(f"[Unit]\nWants={' '.join(context.plan.kept_units)}\n")
-    runner.run(["systemctl", "daemon-reload"], timeout=300)
-    runner.run(["systemctl", "isolate", "crfs-stage.target"], timeout=900)
+    services.stop_all(context.plan.kept_units)
     for swap in probe.swaps():
         runner.run(["swapoff", swap.path], timeout=900)
     # The journal goes to memory, and on to the terminal, until the reboot.
@@ -315,7 +323,7 @@ def _stop_services(context: Context) -> None:
         raise LayoutError(
             "The root filesystem cannot be made read-only for the last copy; still writing: "
             + ("; ".join(writers) or "unknown"),
-            data=_CARD_UNTOUCHED,
+            data=CARD_UNTOUCHED,
             advice="stop these programs, then 'sudo crfs resume'",
         ) from None
 
@@ -348,7 +356,7 @@ def restart_services(context: Context) -> None:
     booting = probe.system_state() in ("initializing", "starting")
     if not booting and not probe.unit_active("multi-user.target"):
         runner.run(["journalctl", "--flush"], timeout=300, ok=(0, 1))
-        runner.run(["systemctl", "isolate", "--no-block", "default.target"], timeout=300)
+        services.start_all()
     context.binding.give_back(context.plan.services)
 
 
@@ -361,7 +369,7 @@ def _settle(context: Context) -> None:
         _help_next_try(context)
         raise CommandError(
             f"The swap files could not be made on the copy: {problem}.",
-            data=_CARD_UNTOUCHED,
+            data=CARD_UNTOUCHED,
             advice="'sudo crfs resume'",
         ) from None
     trees.copy_flags(SOURCE_MOUNT, STAGE_MOUNT, names)
@@ -395,7 +403,7 @@ def _compare(context: Context) -> None:
     # Open, the mapping keeps in memory what e2fsck reads; the walk needs the same.
     with open(mapping(STAGE_MAPPING), "rb"):
         runner.run(
-            ["e2fsck", "-f", "-n", mapping(STAGE_MAPPING)], timeout=3600, data=_CARD_UNTOUCHED
+            ["e2fsck", "-f", "-n", mapping(STAGE_MAPPING)], timeout=3600, data=CARD_UNTOUCHED
         )
         _mount_stage(context, "ro,noload,noatime")
     found = proof.compare(

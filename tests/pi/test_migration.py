@@ -29,6 +29,23 @@ yes {SWAPPED.decode()} | head -c 4M | sudo dd of=/var/swap bs=1M seek=4 conv=not
 echo /var/swap none swap sw 0 0 | sudo tee -a /etc/fstab
 sudo swapon /var/swap
 """
+# Services that write what they know when they are told to stop, and take their time: the system's,
+# and one of a user who need not be logged in. Once: the disks are compared in the end.
+LATE = ("/var/lib/late", "/home/pi/late")
+LATE_SERVICES = r"""
+unit() {
+    printf '[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n'
+    printf 'ExecStop=/bin/sh -c "test -e %s || { sleep 5; echo saved >%s; }"\n' "$1" "$1"
+    printf '[Install]\nWantedBy=%s\n' "$2"
+}
+unit /var/lib/late multi-user.target | sudo tee /etc/systemd/system/late.service
+sudo systemctl enable --now late
+mkdir -p ~/.config/systemd/user
+unit /home/pi/late default.target >~/.config/systemd/user/late.service
+systemctl --user daemon-reload && systemctl --user enable --now late
+sudo loginctl enable-linger pi
+sync
+"""
 BOOT_FILES = "cd /boot/firmware && find . -type f -exec sha256sum {} + | sort -k 2"
 
 
@@ -106,13 +123,15 @@ def test_a_cut_in_each_phase(bench: Bench, tmp_path: Path) -> None:
     bench.boot()
     hygiene.watch(pi, notes)
     pi.check(SWAP_ON)
+    pi.check(LATE_SERVICES)
     recovery_key = bench.begin()
     pi.console.expect(r"in all \| Copy the root", PHASE_S)
     pi.power_cut()
 
     pi.power_on()  # phase 1 goes on by itself, up to reboot 1
     pi.wait_exit(PHASE_S)
-    truth = read_root(bench.card)[0]
+    truth, late = read_root(bench.card, files=LATE)
+    assert late == dict.fromkeys(LATE, b"saved\n")
     assert bench.stick_is_clean()
     keys = [*hygiene.forms(bench.key()), *hygiene.recovery_forms(recovery_key)]
 

@@ -237,6 +237,7 @@ class FakePi:
     effects: list[list[str]] = field(default_factory=list)
     on_run: Callable[[list[str]], None] = lambda argv: None
     kernel_log: str = "Booting Linux on physical CPU 0x0000000000 [0x410fd083]\n"
+    stopping: list[tuple[str, ...]] = field(default_factory=list)  # at each look
     pending: int = 0  # packages that wait for an update
     hsm: dict[str, Any] = field(default_factory=healthy_hsm)
     gpg: str = ""  # what gpg says of the repository's key
@@ -440,6 +441,7 @@ def build(
         kernel_release=lambda: "6.1.0-rpi",
         cpu_has_aes=lambda: True,
         firmware_has_tryboot=lambda: True,
+        stopping_units=lambda: pi.stopping.pop(0) if pi.stopping else (),
         command_exists=lambda name: name not in pi.missing,
         usage=lambda folder="/": probe.Usage(4 * GB, 20 * GB, 2000000, 100000),
         running_from=lambda root, stage: pi.where,
