@@ -241,6 +241,31 @@ def test_the_keyscript_opens_a_header_with_the_tpm(
     luks.erase(STICK)
 
 
+def test_a_partition_table_over_the_header_is_undone_by_the_keyscript(tmp_path: Path) -> None:
+    """raspi-config's "Expand Filesystem" takes the mapping's partition for a disk."""
+    luks.format_device(STICK, UUID, luks.AES, KEY, "cryptrfs")
+    sh(f"printf 'o\\nn\\np\\n1\\n\\n\\nw\\n' | fdisk {STICK} >&2 || true")
+    assert not luks.key_opens(STICK, KEY)
+    text = (dress.scripts() / "zk_get_key").read_text()
+    text = text.replace("/scripts/crfs-functions", str(dress.scripts() / "functions"))
+    text = text.replace("/sbin/zkunlockifs", str(tmp_path / "zkunlockifs"))
+    (tmp_path / "keyscript").write_text(text)
+    (tmp_path / "key").write_bytes(KEY)
+    (tmp_path / "zkunlockifs").write_text(f"#!/bin/sh\ncat {tmp_path}/key\n")
+    (tmp_path / "zkunlockifs").chmod(0o755)
+    done = subprocess.run(
+        ["busybox", "sh", str(tmp_path / "keyscript")],
+        env={**os.environ, "CRYPTTAB_SOURCE": STICK, "CRYPTTAB_NAME": "cryptrfs"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == KEY
+    assert b"it is brought back" in done.stderr
+    assert luks.key_opens(STICK, KEY)
+    again = subprocess.run(["cryptsetup", "isLuks", STICK], check=False)
+    assert again.returncode == 0
+
+
 def test_block_copy_is_the_same_filesystem(opened: str, tmp_path: Path) -> None:
     sh(f"mkfs.ext4 -q -b 4096 {opened} 100M; mkdir -p {tmp_path}/a; mount {opened} {tmp_path}/a")
     sh(f"cp -a /usr/lib/python3/dist-packages/sh.py /etc/ssl {tmp_path}/a")
