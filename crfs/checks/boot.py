@@ -38,7 +38,11 @@ def _writable(machine: Machine) -> Finding:
     """Now, and after each boot: a run that begins goes on after two of them."""
     lines = [line for line in machine.fstab if line.name == str(machine.boot_folder)]
     options = {option for line in lines for option in line.options}
-    for option, so in (("ro", "write-protects it"), ("noauto", "does not mount it")):
+    for option, so in (
+        ("ro", "write-protects it"),
+        ("noauto", "does not mount it"),
+        ("x-systemd.automount", "mounts it too late for crfs to be started"),
+    ):
         if option in options:
             return failure(
                 f"/etc/fstab has '{option}' for the boot partition ({machine.boot_folder}): each "

@@ -13,6 +13,8 @@ from crfs.model import STAGE_MAPPING
 
 # Where a desktop mounts what is plugged in, by itself.
 DESKTOP_MOUNTS = ("/media/", "/run/media/")
+# What has to be there when the copy of / builds its initramfs.
+_OF_THE_ROOT = ("/etc", "/var", "/var/lib")
 _FULL = 0.95
 _TROUBLE = re.compile(
     r"(?m)^.*(?:I/O error, dev (?:mmcblk|sd|ubd)|Buffer I/O error|EXT4-fs error|mmc\d: error).*$"
@@ -35,6 +37,17 @@ def _filesystem(machine: Machine) -> Finding:
             "use an image with an ext4 root, as Raspberry Pi OS has it",
         )
     return ok(f"/ is ext4, on {machine.root_device}")
+
+
+def _whole(machine: Machine) -> Finding:
+    apart = [folder for folder in _OF_THE_ROOT if probe.mount_of(folder)]
+    if apart:
+        return failure(
+            f"{apart[0]} is a filesystem of its own: the initramfs of a copy of / cannot be built",
+            f"move its files to / and take it out of /etc/fstab, reboot, and try again; {apart[0]} "
+            "would not be encrypted either",
+        )
+    return ok("configuration and state are on the root filesystem")
 
 
 def _space(machine: Machine) -> Finding:
@@ -107,6 +120,7 @@ def _automount(machine: Machine) -> Finding:
 
 CHECKS = (
     Check("root-filesystem", "mounts", "what crfs needs", _filesystem, stops=LayoutError),
+    Check("root-whole", "mounts", "what crfs needs", _whole, stops=LayoutError),
     Check(
         "swap", "/proc/swaps, partitions of the card", "what crfs needs", _swap, stops=LayoutError
     ),

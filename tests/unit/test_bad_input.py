@@ -161,7 +161,7 @@ def test_swap_file_on_the_root_is_made_anew(pi: FakePi) -> None:
 # --- the boot partition, as the boots after this one will have it
 
 
-@pytest.mark.parametrize("option", ["ro", "noauto"])
+@pytest.mark.parametrize("option", ["ro", "noauto", "x-systemd.automount"])
 def test_boot_partition_that_no_boot_could_go_on_with(pi: FakePi, option: str) -> None:
     table(pi, "fstab", f"PARTUUID=cafe0001-01 {pi.boot} vfat defaults,{option} 0 2")
     for argv in (ENCRYPT, ["encrypt", "--dry-run"]):

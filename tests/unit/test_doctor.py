@@ -134,6 +134,10 @@ def root_is(fstype: str, source: str = "/dev/mmcblk0p2") -> Change:
     return lambda pi: pi.mounts.update({"/": Mount("/", source, fstype, ("rw",))})
 
 
+def var_apart(pi: FakePi) -> None:
+    pi.mounts["/var"] = Mount("/var", "/dev/mmcblk0p3", "ext4", ("rw",))
+
+
 def not_root(pi: FakePi) -> None:
     pi.monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
@@ -413,6 +417,7 @@ CASES: list[tuple[str, Change, str, str]] = [
     ("boot-writable", boot_line("defaults,errors=remount-ro,rodir"), OK, ""),
     ("boot-writable", boot_line("defaults,ro"), FAILURE, "write-protects"),
     ("boot-writable", boot_line("noauto"), FAILURE, "does not mount"),
+    ("boot-writable", boot_line("noatime,x-systemd.automount"), FAILURE, "too late"),
     ("boot-writable", tree("etc/fstab", b"/dev/sdb1 /mnt vfat ro 0 0\n"), OK, ""),
     ("boot-room", nothing, OK, ""),
     ("boot-room", lambda pi: setattr(pi, "boot_free", 1), FAILURE, "free"),
@@ -442,6 +447,8 @@ CASES: list[tuple[str, Change, str, str]] = [
     ("swap", swap_partition("swsuspend"), FAILURE, "/dev/mmcblk0p3"),
     ("resume", nothing, OK, ""),
     ("resume", patch(probe, "kernel_cmdline", lambda: "resume=UUID=x"), FAILURE, "UUID=x"),
+    ("root-whole", nothing, OK, "on the root"),
+    ("root-whole", var_apart, FAILURE, "/var is a filesystem of its own"),
     ("root-space", nothing, OK, ""),
     ("root-space", patch(probe, "usage", lambda: Usage(98, 2, 1, 1)), WARNING, "98%"),
     ("disk-errors", nothing, OK, ""),
