@@ -12,7 +12,7 @@ from pathlib import Path
 from crfs.errors import RehearsalError
 from crfs.rehearsal import debian, foreign
 from crfs.rehearsal.layout import MIB, make_empty, make_fat, partition_disk, run
-from crfs.rehearsal.uml import MODULES
+from crfs.rehearsal.uml import uml_modules
 from crfs.rehearsal.workbench import run_in_uml
 
 GUEST = Path(__file__).parent / "guest"
@@ -37,7 +37,8 @@ def build_base(*, arch: str = "amd64", boot: str = "/boot/firmware", cache: Path
     sources = [*parts, *makers]
     if arch != debian.NATIVE:
         sources += [Path(foreign.__file__), *sorted(foreign.SCRIPTS.iterdir())]
-    inputs = [repr((arch, boot, debian.packages(arch))).encode(), *map(read, sources)]
+    packages = debian.packages(arch)
+    inputs = [repr((arch, boot, packages, uml_modules().name)).encode(), *map(read, sources)]
     key = digest(inputs)
     image = cache / f"base-{arch}-{key}.img"
     if image.exists():
@@ -82,12 +83,11 @@ def _build(image: Path, arch: str, boot: str, disk_id: str) -> None:
 
 def setup_environment(work: Path, boot: str, disk_id: str) -> dict[str, str]:
     """What setup.sh and card.sh want to be told; `work` has the compiled programs and the tar."""
-    modules = max(MODULES.iterdir())
     return {
         "ROOT_TAR": str(work.resolve() / "root.tar"),
         "GUEST": str(GUEST.resolve()),
         "BUILT": str(work.resolve()),
-        "MODULES_UML": str(modules),
+        "MODULES_UML": str(uml_modules()),
         "BOOT": boot,
         "DISK_ID": disk_id,
         "ROOT_UUID": f"{disk_id}-7069-4f53-8000-63617264{disk_id[:4]}",

@@ -13,13 +13,14 @@ import shlex
 from collections import Counter
 from pathlib import Path
 
+from crfs.errors import RehearsalError
 from crfs.rehearsal.programs import program
 
 KERNEL = "linux.uml"
 # A folder with another one and its modules, as tools/newer-uml makes it: kernels from 6.16 on need
 # no ptrace for a guest's system calls and page faults, and take half the time. Older ones pass
 # over the word that has them do so.
-OTHER = os.environ.get("CRFS_UML", "")
+OTHER = os.path.abspath(folder) if (folder := os.environ.get("CRFS_UML", "")) else ""
 SECCOMP = "seccomp=auto"
 # What the kernel would measure and make at each start and no guest needs: four in five of the 1.5 s
 # that it takes to its first process.
@@ -57,6 +58,17 @@ def _quietest() -> int:
     return min(os.sched_getaffinity(0), key=lambda processor: taken[processor])
 
 
+def uml_modules() -> Path:
+    """The folder of the kernel's modules, which has the name of its release.
+
+    Raises RehearsalError if it is not installed.
+    """
+    release = max(MODULES.iterdir(), default=None) if MODULES.is_dir() else None
+    if release is None:
+        raise RehearsalError(f"There are no modules of user-mode Linux in {MODULES}.")
+    return release
+
+
 def uml_disk(name: str, disk: Path) -> str:
     """User-mode Linux's word for an image as its disk `name`, or for a vhost-user disk's socket.
 
@@ -70,14 +82,13 @@ def uml_disk(name: str, disk: Path) -> str:
 def furnish_modules(work: Path) -> None:
     """Make `work/modprobe`, which loads the kernel's modules in a guest on the host's files.
 
-    Raises RehearsalError if there is no modprobe.
+    Raises RehearsalError if there is no modprobe, or no module.
     """
     modprobe = program("modprobe", "kmod")
-    release = max(MODULES.iterdir(), default=None) if MODULES.is_dir() else None
-    if release is not None:
-        modules = work / "lib/modules" / release.name
-        modules.parent.mkdir(parents=True)
-        modules.symlink_to(release)
+    release = uml_modules()
+    modules = work / "lib/modules" / release.name
+    modules.parent.mkdir(parents=True)
+    modules.symlink_to(release)
     make_program(
         work / "modprobe", _MODPROBE.format(modprobe=modprobe, work=shlex.quote(str(work)))
     )
