@@ -31,19 +31,16 @@ def update(
     *,
     lister: str = 'cat "$1"',
     running: str = "6.12.25+rpt-rpi-v8",
-    cmdline: str = "quiet root=/dev/mapper/cryptrfs",
 ) -> tuple[int, str]:
     """Exit code and standard error of the hook; the image is its own listing."""
     image = pi / f"boot/initrd.img-{VERSION}"
     image.write_text("".join(f"usr/lib/{name}.xz\n" for name in names))
-    (pi / "cmdline").write_text(cmdline + "\n")
     text = HOOK.read_text()
     for word, path in {
         "boot=/boot/firmware": f"boot={pi / 'firmware'}",
         "find /boot ": f"find {pi / 'boot'} ",
         "/etc/initramfs-tools/scripts/crfs-tpm2": str(pi / "crfs-tpm2"),
         "/lib/modules": str(pi / "modules"),
-        "/proc/cmdline": str(pi / "cmdline"),
     }.items():
         assert word in text
         text = text.replace(word, path)
@@ -132,12 +129,3 @@ def test_an_image_that_the_firmware_does_not_load_is_passed_over(pi: Path) -> No
     (pi / "firmware/config.txt").write_text("auto_initramfs=1\n")
     assert update(pi, ()) == (0, "")
     assert on_boot_partition(pi) == OLD
-
-
-def test_no_update_while_the_root_is_being_restored(pi: Path) -> None:
-    """Its modules would be in memory only; raspi-firmware brings the kernel only after this."""
-    words = "root=/dev/mapper/cryptstage crfs.bootfs=c0ffee01-01 crfs.boot=stage panic=10"
-    code, said = update(pi, (*ALWAYS, "zkunlockifs", "var/lib/zymbit/key.bin.lock"), cmdline=words)
-    assert code == 1
-    assert "when it is done" in said
-    assert (pi / "firmware/crfs-initramfs").read_text() == OLD
