@@ -260,7 +260,7 @@ def test_a_partition_table_over_the_header_is_undone_by_the_keyscript(tmp_path: 
         check=True,
     )
     assert done.stdout == KEY
-    assert b"it is brought back" in done.stderr
+    assert b"was brought back" in done.stderr
     assert luks.key_opens(STICK, KEY)
     again = subprocess.run(["cryptsetup", "isLuks", STICK], check=False)
     assert again.returncode == 0
