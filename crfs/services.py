@@ -12,6 +12,8 @@ from crfs.errors import CARD_UNTOUCHED, LayoutError
 
 _DROP_IN = Path("/run/systemd/system/crfs-stage.target.d/kept.conf")
 _LINGER = Path("/var/lib/systemd/linger")  # a file for each user whose services run without a login
+_LOGGED_IN = Path("/run/systemd/users")  # a file for each, by number
+_OF_USERS = "user@*.service"
 _STOPPING = 600.0  # seconds; systemd kills after 90 unless a unit says otherwise
 _PAUSE = 0.5
 
@@ -27,7 +29,7 @@ def stop_all(kept: Iterable[str]) -> None:
     runner.run(["systemctl", "daemon-reload"], timeout=300)
     runner.run(["systemctl", "isolate", "crfs-stage.target"], timeout=900)
     # What users run as services of their own: isolate leaves it alone.
-    runner.run(["systemctl", "stop", "user@*.service"], timeout=900)
+    runner.run(["systemctl", "stop", _OF_USERS], timeout=900)
     # isolate waits for the target that it starts, and for none that it stops.
     end = time.monotonic() + _STOPPING
     while stopping := probe.stopping_units():
@@ -38,17 +40,19 @@ def stop_all(kept: Iterable[str]) -> None:
                 advice="stop them by hand, then 'sudo crfs resume'",
             )
         time.sleep(_PAUSE)
+    # Whoever has logged in meanwhile.
+    runner.run(["systemctl", "stop", _OF_USERS], timeout=900)
 
 
 def start_all() -> None:
     """Start what the system starts at a boot; does not wait for it."""
     runner.run(["systemctl", "isolate", "--no-block", "default.target"], timeout=300)
-    if of_users := _of_lingering_users():
+    if of_users := [f"user@{number}.service" for number in sorted(_users())]:
         runner.run(["systemctl", "start", "--no-block", *of_users], timeout=300)
 
 
-def _of_lingering_users() -> list[str]:
-    """The units of those users' services that run without a login."""
-    names = sorted(path.name for path in _LINGER.glob("*"))
-    known = {entry.pw_name: entry.pw_uid for entry in pwd.getpwall()}
-    return [f"user@{known[name]}.service" for name in names if name in known]
+def _users() -> set[int]:
+    """Those who are logged in, and those whose services run without that."""
+    lingering = {path.name for path in _LINGER.glob("*")}
+    known = {entry.pw_uid for entry in pwd.getpwall() if entry.pw_name in lingering}
+    return known | {int(path.name) for path in _LOGGED_IN.glob("*") if path.name.isdecimal()}

@@ -23,6 +23,7 @@ JOBS = """\
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services, "_DROP_IN", tmp_path / "crfs-stage.target.d/kept.conf")
     monkeypatch.setattr(services, "_LINGER", tmp_path / "linger")
+    monkeypatch.setattr(services, "_LOGGED_IN", tmp_path / "users")
     monkeypatch.setattr(services, "_PAUSE", 0)
 
 
@@ -37,8 +38,9 @@ def test_the_end_of_each_service_is_waited_for(pi: FakePi) -> None:
     pi.stopping = [("mariadb.service",), ("mariadb.service",), ()]
     services.stop_all(("ssh.service",))
     assert not pi.stopping
-    assert pi.effects[-2:] == [
+    assert pi.effects[-3:] == [
         ["systemctl", "isolate", "crfs-stage.target"],
+        ["systemctl", "stop", "user@*.service"],
         ["systemctl", "stop", "user@*.service"],
     ]
     assert services._DROP_IN.read_text() == "[Unit]\nWants=ssh.service\n"
@@ -51,10 +53,14 @@ def test_a_service_that_never_ends_is_named(pi: FakePi, monkeypatch: pytest.Monk
         services.stop_all(())
 
 
-def test_services_of_users_without_a_login_start_again(pi: FakePi) -> None:
+def test_services_of_users_start_again(pi: FakePi) -> None:
+    services._LOGGED_IN.mkdir()
+    (services._LOGGED_IN / "70000").touch()
+    (services._LOGGED_IN / ".#other").touch()
     services._LINGER.mkdir()
     name = pwd.getpwuid(os.getuid()).pw_name
     for one in (name, "nobody-of-that-name"):
         (services._LINGER / one).touch()
     services.start_all()
-    assert pi.effects[-1] == ["systemctl", "start", "--no-block", f"user@{os.getuid()}.service"]
+    units = [f"user@{os.getuid()}.service", "user@70000.service"]
+    assert pi.effects[-1] == ["systemctl", "start", "--no-block", *units]
