@@ -13,7 +13,7 @@ import shlex
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -212,14 +212,26 @@ def test_hostile_stick() -> None:
             sh(f"dmsetup remove --manglename=none 'n{encoded}'")
 
 
+def run_keyscript(
+    folder: Path, name: str, environment: Mapping[str, str], word: str, path: Path
+) -> subprocess.CompletedProcess[bytes]:
+    """The keyscript as in the initramfs, with `path` where it says `word`."""
+    text = (dress.scripts() / "zk_get_key").read_text().replace(word, str(path))
+    text = text.replace("/scripts/crfs-functions", str(dress.scripts() / "functions"))
+    (folder / "keyscript").write_text(text)
+    return subprocess.run(
+        ["busybox", "sh", str(folder / "keyscript")],
+        env={**environment, "CRYPTTAB_SOURCE": STICK, "CRYPTTAB_NAME": name},
+        capture_output=True,
+        check=True,
+    )
+
+
 def test_the_keyscript_opens_a_header_with_the_tpm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The keyscript as in the initramfs: real header, real token, swtpm."""
-    text = (dress.scripts() / "zk_get_key").read_text()
-    text = text.replace("/scripts/crfs-tpm2", str(dress.scripts() / dress.TPM2_SCRIPT))
-    text = text.replace("/scripts/crfs-functions", str(dress.scripts() / "functions"))
-    (tmp_path / "keyscript").write_text(text)
+    script = dress.scripts() / dress.TPM2_SCRIPT
     with TpmProcess(tmp_path) as tpm, tpm.on_this_machine() as environment:
         monkeypatch.setattr(runner, "ENVIRONMENT", {**runner.ENVIRONMENT, **environment})
         key = tpm2.make_key()
@@ -229,12 +241,7 @@ def test_the_keyscript_opens_a_header_with_the_tpm(
         tpm2.attach(STICK, sealed)
         assert tpm2.attached(STICK, sealed)
         assert tpm2.unseal(tpm2.sealed_key(STICK)) == key
-        done = subprocess.run(
-            ["busybox", "sh", str(tmp_path / "keyscript")],
-            env={**environment, "CRYPTTAB_SOURCE": STICK, "CRYPTTAB_NAME": "cryptstage"},
-            capture_output=True,
-            check=True,
-        )
+        done = run_keyscript(tmp_path, "cryptstage", environment, "/scripts/crfs-tpm2", script)
     assert done.stdout == key
     assert probe.unlocked_by_itself("cryptstage")
     assert luks.key_opens(STICK, done.stdout)
@@ -246,19 +253,11 @@ def test_a_partition_table_over_the_header_is_undone_by_the_keyscript(tmp_path: 
     luks.format_device(STICK, UUID, luks.AES, KEY, "cryptrfs")
     sh(f"printf 'o\\nn\\np\\n1\\n\\n\\nw\\n' | fdisk {STICK} >&2 || true")
     assert not luks.key_opens(STICK, KEY)
-    text = (dress.scripts() / "zk_get_key").read_text()
-    text = text.replace("/scripts/crfs-functions", str(dress.scripts() / "functions"))
-    text = text.replace("/sbin/zkunlockifs", str(tmp_path / "zkunlockifs"))
-    (tmp_path / "keyscript").write_text(text)
     (tmp_path / "key").write_bytes(KEY)
     (tmp_path / "zkunlockifs").write_text(f"#!/bin/sh\ncat {tmp_path}/key\n")
     (tmp_path / "zkunlockifs").chmod(0o755)
-    done = subprocess.run(
-        ["busybox", "sh", str(tmp_path / "keyscript")],
-        env={**os.environ, "CRYPTTAB_SOURCE": STICK, "CRYPTTAB_NAME": "cryptrfs"},
-        capture_output=True,
-        check=True,
-    )
+    tool = tmp_path / "zkunlockifs"
+    done = run_keyscript(tmp_path, "cryptrfs", os.environ, "/sbin/zkunlockifs", tool)
     assert done.stdout == KEY
     assert b"was brought back" in done.stderr
     assert luks.key_opens(STICK, KEY)
