@@ -93,18 +93,19 @@ def _cmdline(original: str, plan: Plan, target: str, ours: list[str], trial: boo
         for word in tokens(original)
         if word.partition("=")[0] not in _ROOT_OPTIONS and word not in ("quiet", "splash")
     ]
+    trials = ["crfs.trial=1"] if trial else []
+    if trial and not plan.boot.tryboot:
+        trials.append("crfs.oneshot=1")
     words = [
-        *kept,
-        *ours,
+        # First: a kernel that cuts a line that is too long still leaves a trial again.
+        *trials,
         f"crfs.boot={target}",
         f"crfs.bootfs={plan.card.boot_partuuid}",
         # Every way in which a migration boot can fail ends in a reboot to the default.
         _REBOOT,
+        *kept,
+        *ours,
     ]
-    if trial:
-        words.append("crfs.trial=1")
-        if not plan.boot.tryboot:
-            words.append("crfs.oneshot=1")
     return " ".join(words) + "\n"
 
 

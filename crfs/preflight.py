@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from crfs import bindings, checks, fstab, live, luks, probe
+from crfs import bindings, bootconfig, checks, fstab, live, luks, probe
 from crfs.checks import Machine, storage
 from crfs.errors import LayoutError, StateError, StickError
 from crfs.model import HSM6, TPM2, Boot, Card, Cipher, Plan, Stick, Uuids
@@ -21,6 +21,9 @@ from crfs.probe import Block, human
 DEFAULT_DISK = "/dev/mmcblk0"
 DEFAULT_ROOT = 2
 DEFAULT_STICK = "/dev/sda"
+# Characters that a kernel takes: COMMAND_LINE_SIZE of Linux, arch/arm and arch/arm64, asm/setup.h,
+# less the zero behind them.
+_CMDLINE_32, _CMDLINE_64 = 1023, 2047
 # The filesystem's own tables take a part of the stick.
 _FILESYSTEM_SHARE = 0.05
 
@@ -99,7 +102,27 @@ def make_plan(machine: Machine, wanted: Wanted, cipher: Cipher = luks.AES) -> De
         services=bindings.named(wanted.binding).active_services(),
         kept_units=probe.kept_units(),
     )
+    _require_short_cmdline(machine, plan)
     return Decision(plan, card, stick, tuple(_warnings(machine, wanted, card, stick)), found)
+
+
+def _require_short_cmdline(machine: Machine, plan: Plan) -> None:
+    """A kernel cuts what is too long, and a trial without its words boots for ever.
+
+    The firmware puts words of its own before those of the file. Raises LayoutError.
+    """
+    path = machine.boot_folder / machine.cmdline_name
+    original = bootconfig.decode(path.read_bytes()).strip()
+    of_firmware = max(len(machine.cmdline) - len(original), 0)
+    longest = bootconfig.stage_cmdline(original, plan, trial=True).strip()
+    room = _CMDLINE_64 if machine.kernel_is_64_bit else _CMDLINE_32
+    too_much = of_firmware + len(longest) - room
+    if too_much > 0:
+        raise LayoutError(
+            f"The kernel's command line would be {too_much} characters too long for a boot from "
+            "the stick.",
+            advice=f"shorten {path} by as much, reboot, then try again",
+        )
 
 
 def _fitting(cipher: Cipher, *devices: Block) -> Cipher:

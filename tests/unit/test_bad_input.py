@@ -8,17 +8,18 @@ import copy
 import dataclasses
 import fcntl
 import os
+import platform
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crfs import consent, journal, live, model
+from crfs import bootconfig, consent, journal, live, model, probe
 from crfs.errors import BusyError
 from crfs.model import Card, Stick
 from crfs.probe import Swap
-from tests.unit.pi import CARD, GB, FakePi, lay_out, record, row, stick_row
+from tests.unit.pi import CARD, CMDLINE, GB, FakePi, lay_out, plan, record, row, stick_row
 
 ENCRYPT = ("encrypt", "--yes")
 
@@ -494,7 +495,7 @@ def test_boot_partition_is_read_only(any_pi: FakePi) -> None:
     mount = any_pi.mounts[str(any_pi.boot)]
     any_pi.mounts[str(any_pi.boot)] = dataclasses.replace(mount, options=("ro", "relatime"))
     result = any_pi.refuses(ENCRYPT, 12, "read-only")
-    assert "remount,rw" in result.err
+    assert "fsck.vfat -a /dev/mmcblk0p1" in result.err
 
 
 def test_boot_partition_is_too_full(any_pi: FakePi) -> None:
@@ -505,6 +506,28 @@ def test_boot_partition_is_too_full(any_pi: FakePi) -> None:
 def test_command_line_file_is_missing(any_pi: FakePi) -> None:
     (any_pi.boot / "cmdline.txt").unlink()
     any_pi.refuses(ENCRYPT, 12, "cmdline.txt")
+
+
+@pytest.mark.parametrize(("wide", "room"), [(True, 2047), (False, 1023)])
+def test_command_line_is_too_long_for_the_kernel(
+    pi: FakePi, monkeypatch: pytest.MonkeyPatch, wide: bool, room: int
+) -> None:
+    """The firmware's own words count as well; what is cut off would be at its end."""
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64" if wide else "armv7l")
+    of_firmware = "coherent_pool=1M vc_mem.mem_size=0x40000000 "
+    journey = dataclasses.replace(plan(), kept_units=probe.kept_units())
+    shortest = bootconfig.stage_cmdline(f"{CMDLINE} x=", journey, trial=True).strip()
+    fits = room - len(of_firmware) - len(shortest)
+
+    def have(length: int) -> None:
+        line = f"{CMDLINE} x={'y' * length}"
+        (pi.boot / "cmdline.txt").write_text(line + "\n")
+        pi.cmdline = of_firmware + line
+
+    have(fits + 7)
+    pi.refuses(ENCRYPT, 12, "7 characters too long")
+    have(fits)
+    assert pi.crfs(*ENCRYPT).code == 0
 
 
 def test_boot_files_in_a_prefix_folder(pi: FakePi) -> None:
