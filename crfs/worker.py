@@ -140,10 +140,27 @@ def _work(log: Any) -> int:
 def make_writable(record: Record) -> None:
     """Have the boot partition take the journal. Raises CommandError.
 
-    It is read-only where its line in fstab wants that, or after an error in FAT.
+    It is read-only where its line in fstab wants that, or after an error in FAT: unless that is
+    put right first, what is written next may go over other files.
     """
-    if probe.is_read_only(record.plan.boot.mount):
-        runner.run(["mount", "-o", "remount,rw", record.plan.boot.mount])
+    folder = record.plan.boot.mount
+    mount = probe.mount_of(folder)
+    if mount is None or "ro" not in mount.options:
+        return
+    options = "ro"
+    try:
+        runner.run(["umount", folder])
+        try:
+            runner.run(["fsck.vfat", "-a", mount.source], timeout=600, ok=(0, 1))
+            options = "rw"
+        finally:
+            runner.run(["mount", "-o", options, folder])
+    except CommandError as problem:
+        raise CommandError(
+            f"The boot partition is read-only, and cannot be checked: {problem.what}",
+            data=KEPT,
+            advice="reboot: it is checked then, and the work goes on by itself",
+        ) from None
 
 
 def check_card(record: Record) -> None:

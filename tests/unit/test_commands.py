@@ -16,6 +16,7 @@ import pytest
 from crfs import __version__, bootrecord, live, worker
 from crfs.commands import follow
 from crfs.commands.follow import _Line
+from crfs.errors import CommandError
 from crfs.live import render
 from crfs.model import UNIT, Halt, StepRecord
 from crfs.steps import BY_STATE
@@ -221,8 +222,36 @@ def test_a_boot_partition_that_has_become_read_only(pi: FakePi, command: str) ->
     pi.journal.write(record("staging", boot))
     pi.mounts[boot] = dataclasses.replace(pi.mounts[boot], options=("ro",))
     pi.crfs(command)
-    assert ["mount", "-o", "remount,rw", boot] in pi.effects
+    at = pi.effects.index(["umount", boot])
+    assert pi.effects[at + 1 : at + 3] == [
+        ["fsck.vfat", "-a", "/dev/mmcblk0p1"],
+        ["mount", "-o", "rw", boot],
+    ]
     assert pi.effects[-1] == ["systemctl", "start", UNIT]
+
+
+@pytest.mark.parametrize(
+    ("failing", "after"), [("umount", []), ("fsck.vfat", [["mount", "-o", "ro"]])]
+)
+def test_a_boot_partition_that_cannot_be_checked_is_not_written_to(
+    pi: FakePi, failing: str, after: list[list[str]]
+) -> None:
+    boot = str(pi.boot)
+    pi.journal.write(record("staging", boot))
+    pi.mounts[boot] = dataclasses.replace(pi.mounts[boot], options=("ro",))
+
+    def fail(argv: list[str]) -> None:
+        if argv[0] == failing:
+            raise CommandError(f"'{failing}' failed with exit code 32.", advice="")
+
+    pi.on_run = fail
+    before = snapshot(pi.boot)
+    result = pi.crfs("resume")
+    assert result.code == 19
+    assert "Next: reboot" in result.err
+    assert snapshot(pi.boot) == before
+    at = [one[0] for one in pi.effects].index(failing)
+    assert pi.effects[at + 1 :] == [[*one, boot] for one in after]
 
 
 def test_resume_while_it_works_only_follows(pi: FakePi) -> None:

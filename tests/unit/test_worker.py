@@ -486,7 +486,11 @@ def test_a_boot_partition_that_fstab_mounts_read_only(world: World) -> None:
     boot = str(world.pi.boot)
     world.pi.mounts[boot] = dataclasses.replace(world.pi.mounts[boot], options=("ro",))
     world.pi.crfs("run")
-    assert world.pi.effects[0] == ["mount", "-o", "remount,rw", boot]
+    assert world.pi.effects[:3] == [
+        ["umount", boot],
+        ["fsck.vfat", "-a", "/dev/mmcblk0p1"],
+        ["mount", "-o", "rw", boot],
+    ]
 
 
 def test_services_run_in_another_boot_if_the_journal_cannot_be_written(
