@@ -50,6 +50,8 @@ Result = TypeVar("Result")
 _UNPACKED = 3
 # The tables of inodes stay as mke2fs left them, so that what nobody uses need not be restored.
 _WRITABLE = "noatime,noinit_itable,commit=60"
+# Seconds for programs that have lost their display, and are ending; and between two looks.
+_ENDING, _PAUSE = 30.0, 1.0
 
 
 def _seal_key(context: Context) -> None:
@@ -315,17 +317,27 @@ def _stop_services(context: Context) -> None:
         runner.run(["swapoff", swap.path], timeout=900)
     # The journal goes to memory, and on to the terminal, until the reboot.
     runner.run(["journalctl", "--relinquish-var"], timeout=300)
-    runner.run(["sync"], timeout=900)
-    try:
-        runner.run(["mount", "-o", "remount,ro", "/"], timeout=900)
-    except CommandError:
-        writers = _writers()
-        raise LayoutError(
-            "The root filesystem cannot be made read-only for the last copy; still writing: "
-            + ("; ".join(writers) or "unknown"),
-            data=CARD_UNTOUCHED,
-            advice="stop these programs, then 'sudo crfs resume'",
-        ) from None
+    _make_read_only()
+
+
+def _make_read_only() -> None:
+    """Have the kernel hold the root read-only. Raises LayoutError if a program goes on writing."""
+    end = time.monotonic() + _ENDING
+    while True:
+        runner.run(["sync"], timeout=900)
+        try:
+            runner.run(["mount", "-o", "remount,ro", "/"], timeout=900)
+            return
+        except CommandError:
+            if time.monotonic() > end:
+                break
+            time.sleep(_PAUSE)
+    raise LayoutError(
+        "The root filesystem cannot be made read-only for the last copy; still writing: "
+        + ("; ".join(_writers()) or "unknown"),
+        data=CARD_UNTOUCHED,
+        advice="stop these programs, then 'sudo crfs resume'",
+    )
 
 
 def _writers() -> list[str]:
