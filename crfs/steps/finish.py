@@ -23,6 +23,7 @@ _GROW_BY = 4 * 2**30  # bytes cleared before the filesystem grows over them
 _LEAST_GROWTH = 2**20
 ROOT_FOLDER = "/"
 _TAKE_BY = 2**30  # bytes
+_SPARED = 64  # blocks that ext4 keeps for itself while all others are taken
 
 
 def _make_root_default(context: Context) -> None:
@@ -87,8 +88,9 @@ def _fill(context: Context) -> None:
     For one that another program (resize2fs, cloud-init) has enlarged over what was not cleared:
     which of its blocks are free can change at any moment now, so only the kernel can choose them.
     A file takes them without writing (fallocate), since a write that finds no room keeps ext4
-    busy for ever where it also lacks the blocks that it reserves for itself. Those come last: they
-    are missing for seconds only. Whatever cuts this off, the kernel gives the files' blocks back.
+    busy for ever where it also lacks the blocks that it reserves for itself. Those come last, and
+    not all: with none at all ext4 may drop what another program has written into room that it had
+    reserved. Whatever cuts this off, the kernel gives the files' blocks back.
     """
     context.say(
         "another program has enlarged the filesystem: all of its free space is overwritten, since "
@@ -102,7 +104,8 @@ def _fill(context: Context) -> None:
     with _nameless() as most, _nameless() as rest:
         _take(most)
         _clear_file(context, most)
-        reserve.write_text("0")
+        os.sync()
+        reserve.write_text(str(_SPARED))
         try:
             _take(rest)
             _clear_file(context, rest)
