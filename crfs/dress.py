@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from crfs.bootconfig import KEYSCRIPT
-from crfs.errors import HostError
+from crfs.errors import CARD_UNTOUCHED, HostError
 from crfs.model import HSM6, ROOT_MAPPING, SEALED_KEY, TPM2, Plan
 
 # Installed by the package; beside the sources when crfs runs from a checkout.
@@ -100,7 +100,7 @@ def _require_own_folders(root: Path) -> None:
         if not folder.is_relative_to(top):
             raise HostError(
                 f"/{Path(name).parent} is or lies behind a symbolic link with an absolute path.",
-                data="The card is untouched.",
+                data=CARD_UNTOUCHED,
                 advice="make it a folder, or the link a relative one, then 'sudo crfs resume'",
             )
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pyudev
 
 from crfs import bootconfig, runner
-from crfs.errors import DisagreementError, HostError, LayoutError, StickError
+from crfs.errors import CARD_UNTOUCHED, DisagreementError, HostError, LayoutError, StickError
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Card, Stick
 
 CONFIG = Path("/etc/crfs.conf")
@@ -499,7 +499,7 @@ def find_stick(stick: Stick, card: Card) -> Block:
         raise StickError(
             f"The stick of this migration ({stick.model or stick.path}, {human(stick.size)}, "
             f"serial {stick.serial or 'unknown'}) was found {len(found)} times.",
-            data="The card is untouched.",
+            data=CARD_UNTOUCHED,
             advice="plug in exactly that stick, then 'sudo crfs resume'",
         )
     if found[0].path == find_card(card).path:

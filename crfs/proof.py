@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
-from crfs.errors import DisagreementError
+from crfs.errors import CARD_UNTOUCHED, DisagreementError
 from crfs.streams import in_order
 from crfs.trees import FLAGS_KEPT, TOP, Links, carries_flags, get_flags, open_inode, walk
 
@@ -360,7 +360,7 @@ def explain(difference: Difference) -> DisagreementError:
     return DisagreementError(
         f"The copy differs from its source in {difference.count} places.\n  "
         + "\n  ".join(difference.examples),
-        data="The card is untouched.",
+        data=CARD_UNTOUCHED,
         advice="'sudo crfs resume' copies again; if it happens again, the stick is failing: "
         "replace it",
     )
