@@ -169,6 +169,12 @@ class BootConfig(ABC):
     def restore(self) -> None:
         """Everything as it was before the migration, byte for byte."""
 
+    def make_room(self) -> None:
+        """Prepare the folders for the names that come to them, before the first does."""
+        fatfile.make_room(self.folder)
+        self.own.mkdir(mode=0o700, exist_ok=True)
+        fatfile.make_room(self.own)
+
     def remove_own(self) -> None:
         """Remove what crfs keeps beside its journal."""
         if self.own.exists():

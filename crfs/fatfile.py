@@ -22,6 +22,8 @@ from pathlib import Path
 
 SUFFIX = ".crfs-new"
 _MOST_GAPS = 64  # left by removed files before the name to be replaced
+_ENTRIES = 32  # more than crfs's own names take in a folder at one time
+_ROOM = "CRFS"  # with four figures a name of one entry: capitals, no longer than eight characters
 _FIBMAP = 1  # from linux/fs.h
 
 
@@ -58,6 +60,34 @@ def _behind(path: Path) -> list[Path]:
         if not matters or place[fresh.name.lower()] > place.get(path.name.lower(), -1):
             break
     return made
+
+
+def make_room(folder: Path) -> None:
+    """Have the names that come to a folder stand where names have been. Raises OSError.
+
+    A FAT folder ends at the first entry that was never used. A long name takes several entries; if
+    a cut lets only the later of them through, names behind the gap are there for Linux, but not
+    for the firmware, and a kernel as new as 7.2 does not write to the folder any more. fsck.vfat
+    (4.2) leaves it so. Names of one entry leave no gap, and once removed no end either.
+    """
+    if not _is_fat(folder):
+        return
+    made: list[Path] = []
+    while len(made) < _MOST_GAPS:
+        made.append(folder / f"{_ROOM}{len(made):04}")
+        made[-1].touch()
+        sync_folder(folder)
+        last = os.listdir(folder)[-_ENTRIES:]
+        if len(last) == _ENTRIES and all(name.startswith(_ROOM) for name in last):
+            break
+    remove_room(folder)
+
+
+def remove_room(folder: Path) -> None:
+    """Remove the names that `make_room` was cut off with."""
+    for path in folder.glob(f"{_ROOM}[0-9][0-9][0-9][0-9]"):
+        path.unlink()
+    sync_folder(folder)
 
 
 def _is_fat(folder: Path) -> bool:

@@ -124,8 +124,11 @@ class Journal:
         self.remove_empty_folder()
 
     def remove_empty_folder(self) -> None:
-        """Also what a cut in `remove` has left: the folder without any slot."""
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
+        """Also what a cut in `remove`, or before the first `write`, has left."""
+        if not self.folder.is_dir():
+            return
+        fatfile.remove_room(self.folder)
+        if not any(self.folder.iterdir()):
             self.folder.rmdir()
             fatfile.sync_folder(self.folder.parent)
 

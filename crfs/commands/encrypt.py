@@ -11,6 +11,7 @@ from crfs import (
     bindings,
     boards,
     consent,
+    fatfile,
     keys,
     live,
     luks,
@@ -101,6 +102,7 @@ def _begin(decision: Decision, *, ask: bool) -> None:
         print(_ask(binding))
         if ask:
             confirm(f"Erase {decision.stick.describe()} and encrypt {decision.card.describe()}?")
+        boot.make_room()
         finished: tuple[str, ...] = ()
         if plan.recovery_key:
             finished = (_make_key(binding, boot, ask=ask),)
@@ -111,6 +113,7 @@ def _begin(decision: Decision, *, ask: bool) -> None:
     except BaseException:
         binding.give_back(plan.services)
         boot.remove_own()
+        fatfile.remove_room(boot.folder)
         journal.remove()
         consent.withdraw()
         raise

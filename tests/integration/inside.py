@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO
 
 import pytest
 
@@ -471,11 +472,9 @@ def test_a_cut_in_a_rename_empties_the_new_name_only(
     left.write_bytes(b"new" * 1000)
     sh(f"rm {' '.join(map(str, fillers))}; umount {tmp_path}")
     with open(CARD, "r+b") as disk:
-        boot = disk.read(512)
-        reserved, fats = struct.unpack_from("<H", boot, 14)[0], boot[16]
-        root = 512 * (reserved + fats * struct.unpack_from("<I", boot, 36)[0])
+        root, size = _root_folder(disk)
         disk.seek(root)
-        folder = bytearray(disk.read(512 * boot[13]))
+        folder = bytearray(disk.read(size))
         old, new = (found.start() for found in re.finditer(rb"CONFIG  TXT|CO\w+~\dCRF", folder))
         for place in (slice(20, 22), slice(26, 32)):
             folder[old + place.start : old + place.stop] = folder[
@@ -492,6 +491,40 @@ def test_a_cut_in_a_rename_empties_the_new_name_only(
     fatfile.remove(left)
     assert not left.exists()
     sh(f"umount {tmp_path}; fsck.vfat -n {CARD}")
+
+
+def _root_folder(disk: IO[bytes]) -> tuple[int, int]:
+    """Where the root folder of a FAT32 begins, and the size of its first cluster, in bytes."""
+    disk.seek(0)
+    boot = disk.read(512)
+    reserved, fats = struct.unpack_from("<H", boot, 14)[0], boot[16]
+    return 512 * (reserved + fats * struct.unpack_from("<I", boot, 36)[0]), 512 * boot[13]
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_cut_does_not_end_a_folder_too_early(tmp_path: Path, prepared: bool) -> None:
+    """A name lies in two sectors, and the second only gets through. Without room that is a gap."""
+    sh(f"mkfs.vfat -F 32 -s 8 {CARD}; mount -t vfat {CARD} {tmp_path}")
+    for number in range(14):  # of the 16 entries of a sector
+        (tmp_path / f"FILE{number}").touch()
+    if prepared:
+        fatfile.make_room(tmp_path)
+        assert len(os.listdir(tmp_path)) == 14
+    sh(f"umount {tmp_path}")
+    with open(CARD, "rb") as disk:
+        root, size = _root_folder(disk)
+        disk.seek(root)
+        lost = disk.read(512)
+    sh(f"mount -t vfat {CARD} {tmp_path}; touch {tmp_path}/good-config.txt.crfs-new")
+    sh(f"umount {tmp_path}")
+    with open(CARD, "r+b") as disk:
+        disk.seek(root)
+        disk.write(lost)
+        disk.seek(root)
+        folder = disk.read(size)
+    first_bytes = folder[::32]
+    assert first_bytes[16] not in (0, 0xE5), "nothing of the name is in the second sector"
+    assert (0 in first_bytes[:16]) is not prepared
 
 
 def test_a_bind_shares_no_mounts(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from crfs import fatfile
+from crfs.journal import Journal
 
 
 class PowerCut(BaseException):
@@ -164,3 +165,41 @@ def test_fat_knows_a_name_in_any_case(tmp_path: Path, monkeypatch: pytest.Monkey
         "config.txt.1.crfs-new",
     ]
     assert [one.name for one in made if one.exists()] == ["config.txt"]
+
+
+def test_room_is_made_name_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the medium one after the other: two that come at a time could leave a gap between."""
+    (tmp_path / "config.txt").write_bytes(b"mine")
+    found: list[int] = []
+    monkeypatch.setattr(fatfile, "_is_fat", lambda folder: True)
+    monkeypatch.setattr(os, "listdir", lambda folder: [one.name for one in room_names(tmp_path)])
+    monkeypatch.setattr(
+        fatfile, "sync_folder", lambda folder: found.append(len(room_names(tmp_path)))
+    )
+    fatfile.make_room(tmp_path)
+    assert found == [*range(1, fatfile._ENTRIES + 1), 0]
+    assert [path.name for path in tmp_path.glob("*")] == ["config.txt"]
+
+
+def room_names(folder: Path) -> list[Path]:
+    return sorted(folder.glob("CRFS*"))
+
+
+def test_no_room_is_made_where_it_is_no_fat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "touch", lambda self: pytest.fail("a file was made"))
+    fatfile.make_room(tmp_path)
+
+
+def test_what_a_cut_has_left_of_making_room_goes(tmp_path: Path) -> None:
+    own = tmp_path / "crfs"
+    own.mkdir()
+    for folder in (tmp_path, own):
+        (folder / "CRFS0003").touch()
+        (folder / "CRFS.TXT").touch()
+    Journal(tmp_path).remove_empty_folder()
+    assert room_names(own) == [own / "CRFS.TXT"]
+    (own / "CRFS.TXT").unlink()
+    Journal(tmp_path).remove_empty_folder()
+    assert not own.exists()
