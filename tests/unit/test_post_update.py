@@ -11,7 +11,9 @@ from crfs import keys, tpm2
 
 HOOK = Path(__file__).resolve().parents[2] / "initramfs-hooks/post-update"
 VERSION = "6.12.47+rpt-rpi-v8"
-ALWAYS = ("cryptroot/crypttab", "zk_get_key", "dm-crypt.ko")
+MODULES = ("/adiantum.ko", "/chacha-neon.ko", "/aes.ko")
+ALWAYS = ("cryptroot/crypttab", "zk_get_key", "dm-crypt.ko", *MODULES)
+CIPHERS = {"adiantum": "xchacha12,aes-adiantum-plain64", "aes": "aes-xts-plain64"}
 OLD = "the old one, which boots"
 pytestmark = pytest.mark.real_commands
 
@@ -31,6 +33,7 @@ def update(
     *,
     lister: str = 'cat "$1"',
     running: str = "6.12.25+rpt-rpi-v8",
+    cipher: str = "adiantum",
 ) -> tuple[int, str]:
     """Exit code and standard error of the hook; the image is its own listing."""
     image = pi / f"boot/initrd.img-{VERSION}"
@@ -45,6 +48,18 @@ def update(
         assert word in text
         text = text.replace(word, path)
     around = f"""
+        dmsetup() {{ echo '0 99 crypt {CIPHERS[cipher]} :64:logon:cryptsetup:x 0 8:2 32768'; }}
+        modprobe() {{
+            for name; do :; done
+            case $name in
+            crypto-xchacha12)
+                echo 'builtin libchacha'
+                echo 'insmod /lib/modules/{VERSION}/kernel/arch/chacha-neon.ko.xz'
+                ;;
+            crypto-nhpoly1305) return 1 ;;
+            *) echo "insmod /lib/modules/{VERSION}/kernel/${{name#crypto-}}.ko.xz option=1" ;;
+            esac
+        }}
         mountpoint() {{ :; }}
         sync() {{ :; }}
         uname() {{ echo {running}; }}
@@ -92,6 +107,12 @@ def test_one_that_lacks_something_does_not(pi: Path, tpm: bool, name: str) -> No
     assert ("tpm2-tools" in said) == tpm
     assert "update-initramfs -u" in said
     assert on_boot_partition(pi) == OLD
+
+
+def test_only_the_modules_of_this_cipher_are_missed(pi: Path) -> None:
+    rest = [one for one in needed(pi, tpm=False) if one not in MODULES]
+    assert update(pi, (*rest, "/aes.ko"), cipher="aes")[0] == 1
+    assert update(pi, (*rest, "/aes.ko", "/xts.ko"), cipher="aes") == (0, "")
 
 
 def test_without_cryptsetup_initramfs_all_that_is_missing_is_said(pi: Path) -> None:
