@@ -91,10 +91,14 @@ def _format_stick(context: Context) -> None:
 def _stick_present(context: Context) -> bool:
     stage = probe.find_stage(context.plan.uuids.stage_luks)
     if not context.formatted(stage.path):
+        title = context.binding.TITLE
         raise DisagreementError(
-            "The stick carries this migration's LUKS header, but its key does not open it.",
+            "The stick carries this migration's LUKS header, but the key that the "
+            f"{title} gives does not open it.",
             data=CARD_UNTOUCHED,
-            advice="'sudo crfs rollback', then 'sudo crfs encrypt' with another stick",
+            advice=f"see that the {title} is the one that it was begun with ('sudo crfs doctor'), "
+            "then 'sudo crfs resume'; if it stays so, the header is damaged: 'sudo crfs rollback', "
+            "then 'sudo crfs encrypt' with another stick",
         )
     return True
 
@@ -317,6 +321,8 @@ def _stop_services(context: Context) -> None:
         runner.run(["swapoff", swap.path], timeout=900)
     # The journal goes to memory, and on to the terminal, until the reboot.
     runner.run(["journalctl", "--relinquish-var"], timeout=300)
+    # Keeps /var/log in memory until it is stopped, and has `isolate` pass it over.
+    runner.run(["systemctl", "stop", "log2ram*.service"], timeout=900)
     _make_read_only()
 
 
