@@ -83,6 +83,7 @@ class Life:
         self._own_stick = world.folder / "stick.img"
         self._healthy = world.hsm.state_file.read_bytes()
         self._sick = case.cure == "hsm"
+        self._followed: str | None = None  # the message of which the advice was taken last
 
     def run(self) -> Outcome:
         """Everything, up to the judgement."""
@@ -209,9 +210,12 @@ class Life:
             return False  # it was taken out and put in again
         if self.case.cure == "stick" and (world.stick != self._own_stick or world.unplugged):
             return False  # plugged in again at the next power-on
-        if [one["what"] for one in self.result.halts[-2:]] == [self.result.halts[-1]["what"]] * 2:
+        latest = self.result.halts[-1]
+        if self._followed == latest["what"]:
+            self._followed = None
             return False  # the same again: the user sees to the disk, and powers on
-        told = re.search("crfs (resume|rollback)", self.result.halts[-1]["advice"])
+        self._followed = latest["what"]
+        told = re.search("crfs (resume|rollback)", latest["advice"])
         world.order(told[0] if told else "crfs resume")
         return True
 
