@@ -386,10 +386,12 @@ def stopping_units() -> tuple[str, ...]:
     return tuple(job[1] for job in jobs if len(job) == 4 and job[2] == "stop")
 
 
-# What brings network and ssh on Debian and Raspberry Pi OS, and rules that guard them. Not what
-# keeps a file of the root open for writing (firewalld, fail2ban): it would bar the last copy.
+# What brings network, ssh and the name raspberrypi.local on Debian and Raspberry Pi OS, and rules
+# that guard them. Not what keeps a file of the root open for writing (firewalld, fail2ban): it
+# would bar the last copy.
 _KEEPABLE = (
     "NetworkManager.service",
+    "avahi-daemon.service",
     "dhcpcd.service",
     "netfilter-persistent.service",
     "networking.service",
