@@ -8,7 +8,7 @@ from __future__ import annotations
 import filecmp
 import functools
 import os
-import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +22,10 @@ from crfs.model import HSM6, ROOT_MAPPING, STAGE_LABEL, STAGE_MAPPING, TPM2
 _OWN = "what crfs leaves behind"
 # Zymbit's own conversion uses the same name for the mapping.
 _NO_REPORT = "cryptrfs was not made by crfs, or the report of that is missing"
-_UPDATE = "'sudo update-initramfs -u' before the next reboot: a locked HSM may refuse otherwise"
+# Without -k all only the newest version is built, which on a Pi 5 may be of another flavour.
+_UPDATE = (
+    "'sudo update-initramfs -u -k all' before the next reboot: a locked HSM may refuse otherwise"
+)
 
 
 def binding() -> str:
@@ -74,17 +77,14 @@ def initramfs_out_of_step() -> str:
     image = boot / bootconfig.INITRAMFS
     if not image.exists():
         return f"{image} does not exist"
-    unpacked = probe.RUN / "verify"
-    shutil.rmtree(unpacked, ignore_errors=True)
-    unpacked.mkdir(mode=0o700)
-    try:
-        runner.query(["unmkinitramfs", str(image), str(unpacked)], timeout=600)
+    # On the encrypted root: /run has 42 MB on a Pi with 512.
+    with tempfile.TemporaryDirectory(prefix="crfs-", dir="/var/tmp") as name:
+        unpacked = Path(name)
+        runner.query(["unmkinitramfs", str(image), name], timeout=600)
         folders = [*unpacked.glob("var/lib/zymbit"), *unpacked.glob("main/var/lib/zymbit")]
         if not folders:
             return f"{image} has no copy of {keys.STATE_FOLDER}"
         differing = _differing(keys.STATE_FOLDER, folders[0])
-    finally:
-        shutil.rmtree(unpacked)
     if differing:
         return f"differs from {keys.STATE_FOLDER}: {', '.join(differing)} ({_UPDATE})"
     return ""

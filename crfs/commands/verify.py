@@ -70,7 +70,9 @@ def _initramfs_has_tools() -> str:
     image = probe.boot_mount() / bootconfig.INITRAMFS
     names = runner.query(["lsinitramfs", str(image)], timeout=600)
     missing = [part for part in tpm2.IN_INITRAMFS if part not in names]
-    return f"{image} lacks {', '.join(missing)} ('sudo update-initramfs -u')" if missing else ""
+    return (
+        f"{image} lacks {', '.join(missing)} ('sudo update-initramfs -u -k all')" if missing else ""
+    )
 
 
 def _checks() -> tuple[_Question, ...]:
