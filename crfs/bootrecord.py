@@ -16,7 +16,7 @@ from crfs.bootconfig import INITRAMFS
 from crfs.bootfiles import setting
 
 FILE = Path("/var/lib/crfs/boot.sha256")
-# Of Raspberry Pi OS, and of Debian's own images; the hook record-kernel knows the same.
+# Of Raspberry Pi OS, and of Debian's own images; the hook kernel-installed knows the same.
 _KERNELS = ("kernel*.img", "vmlinuz*")
 
 

@@ -29,8 +29,7 @@ _SCRIPTS = {
     "local-bottom": "etc/initramfs-tools/scripts/local-bottom/crfs",
     "zk_get_key": "usr" + KEYSCRIPT,
     "post-update": "etc/initramfs/post-update.d/zz-crfs",
-    "record-initramfs": "etc/initramfs/post-update.d/zz-crfs-record",
-    "record-kernel": "etc/kernel/postinst.d/zz-crfs-record",
+    "kernel-installed": "etc/kernel/postinst.d/zz-crfs",
 }
 _CONF = "etc/initramfs-tools/conf.d/crfs"
 _CONF_TEXT = "# Written by crfs: the initramfs opens the root.\nUMASK=0077\n"

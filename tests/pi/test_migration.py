@@ -214,12 +214,36 @@ def test_a_cut_in_each_phase(bench: Bench, tmp_path: Path) -> None:
     pi.reboot()
     bench.boot()
     assert pi.check("sudo crfs verify").count("ok ") == 7
+    update_kernel_halfway(bench)
     # Without the package it still boots, and builds an initramfs that boots.
     pi.check("sudo apt-get purge -y crfs", timeout=120)
     pi.check("sudo update-initramfs -u -k $(uname -r)", timeout=600)
     pi.reboot()
     bench.boot()
     assert pi.boots[-1].root == "/dev/mapper/cryptrfs"
+
+
+def update_kernel_halfway(bench: Bench) -> None:
+    """A new kernel's initramfs is there, the kernel is not: the one before finds its modules."""
+    pi = bench.pi
+    running = pi.check("uname -r").strip()
+    new, on_boot = f"9-{running}", "/boot/firmware/kernel_2712.img"
+    pi.check(f"sudo cp {on_boot} /boot/vmlinuz-{running}; echo new | sudo tee /boot/vmlinuz-{new}")
+    pi.check(f"sudo cp /boot/config-{running} /boot/config-{new}")
+    pi.check(f"sudo cp -a /usr/lib/modules/{running} /usr/lib/modules/{new}; sudo depmod {new}")
+    both = f"initramfs of {running} and {new}"
+    assert both in pi.check(f"sudo update-initramfs -c -k {new} 2>&1", timeout=600)
+    pi.reboot()
+    bench.boot()
+    assert pi.boots[-1].root == "/dev/mapper/cryptrfs"
+    assert pi.check("sudo crfs verify").count("ok ") == 7
+    # Now the kernel comes, too.
+    pi.check(f"sudo cp {on_boot} /tmp/before; sudo cp /boot/vmlinuz-{new} {on_boot}")
+    pi.check(f"sudo /etc/kernel/postinst.d/zz-crfs {new} /boot/vmlinuz-{new}", timeout=600)
+    pi.check(f"sudo cmp /boot/initrd.img-{new} /boot/firmware/crfs-initramfs")
+    assert pi.check("sudo crfs verify").count("ok ") == 7
+    # This one cannot be booted here.
+    pi.check(f"sudo cp /tmp/before {on_boot}; sudo rm -r /boot/*-{new} /usr/lib/modules/{new}")
 
 
 def test_hsm_gone_at_boot_2_then_rollback(bench: Bench) -> None:

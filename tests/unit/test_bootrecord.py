@@ -9,7 +9,7 @@ import pytest
 
 from crfs import bootrecord
 
-HOOKS = Path(__file__).resolve().parents[2] / "initramfs-hooks"
+HOOK = Path(__file__).resolve().parents[2] / "initramfs-hooks/kernel-installed"
 
 
 @pytest.fixture
@@ -23,17 +23,26 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def hook(name: str, boot: Path, installed: Path | None = None, *, mounted: bool = True) -> str:
+def hook(boot: Path, installed: Path | None = None, *, mounted: bool = True) -> str:
     """Run a hook as an update does that has installed a file, on these folders; what it said."""
-    text = (HOOKS / name).read_text()
+    text = HOOK.read_text()
     for word, path in {
         "/var/lib/crfs/boot.sha256": bootrecord.FILE,
         "/boot/firmware": boot,
+        "/boot/initrd.img-": boot.parent / "initrd.img-",
+        "/etc/initramfs/post-update.d/zz-crfs": boot.parent / "zz-crfs",
     }.items():
         assert word in text
         text = text.replace(word, str(path))
     mountpoint = f'mountpoint() {{ {str(mounted).lower()} && [ "$2" = "{boot}" ]; }}\n'
-    argv = ["/bin/sh", "-c", mountpoint + text, name, "6.12.47+rpt-rpi-v8", str(installed or "")]
+    argv = [
+        "/bin/sh",
+        "-c",
+        mountpoint + text,
+        HOOK.name,
+        "6.12.47+rpt-rpi-v8",
+        str(installed or ""),
+    ]
     said = subprocess.run(argv, check=True, capture_output=True, text=True).stderr
     assert not list(bootrecord.FILE.parent.glob("*.new"))
     return said
@@ -71,24 +80,18 @@ def test_another_command_line_that_config_names(boot: Path) -> None:
     assert "evil.txt is new" in told
 
 
-UPDATES = [
-    ("record-initramfs", "crfs-initramfs"),
-    ("record-kernel", "kernel8.img"),
-    ("record-kernel", "vmlinuz-6.1.0-41-arm64"),
-]
+KERNELS = ["kernel8.img", "vmlinuz-6.1.0-41-arm64"]
 
 
 @pytest.mark.real_commands
-@pytest.mark.parametrize(("name", "lawful"), UPDATES)
-def test_an_update_is_lawful_and_nothing_beside_it(
-    boot: Path, tmp_path: Path, name: str, lawful: str
-) -> None:
+@pytest.mark.parametrize("lawful", KERNELS)
+def test_an_update_is_lawful_and_nothing_beside_it(boot: Path, tmp_path: Path, lawful: str) -> None:
     changed = {"config.txt", "cmdline.txt", "crfs-initramfs", "kernel8.img", lawful}
     for one in changed:
         (boot / one).write_text("changed by somebody")
     (tmp_path / "installed").write_text("installed")
     (boot / lawful).write_text("installed")
-    said = hook(name, boot, tmp_path / "installed")
+    said = hook(boot, tmp_path / "installed")
     told = bootrecord.changes(boot)
     assert [line.split()[0] for line in told] == sorted(changed - {lawful})
     beside = lawful.startswith("vmlinuz")
@@ -96,60 +99,63 @@ def test_an_update_is_lawful_and_nothing_beside_it(
 
 
 @pytest.mark.real_commands
-@pytest.mark.parametrize(("name", "other"), UPDATES)
+@pytest.mark.parametrize("other", KERNELS)
 def test_what_is_not_of_this_update_is_left_and_said(
-    boot: Path, tmp_path: Path, name: str, other: str
+    boot: Path, tmp_path: Path, other: str
 ) -> None:
-    """As when zz-crfs has not brought the initramfs there."""
     (tmp_path / "installed").write_text("installed")
     (boot / other).write_text("changed by somebody")
     before = bootrecord.FILE.read_bytes()
-    assert f"{other} has changed, but not by this update" in hook(
-        name, boot, tmp_path / "installed"
-    )
+    assert f"{other} has changed, but not by this update" in hook(boot, tmp_path / "installed")
     assert bootrecord.FILE.read_bytes() == before
 
 
 @pytest.mark.real_commands
-@pytest.mark.parametrize("name", ["record-initramfs", "record-kernel"])
-def test_an_update_of_what_the_boot_partition_does_not_have(
-    boot: Path, tmp_path: Path, name: str
-) -> None:
+def test_an_update_of_what_the_boot_partition_does_not_have(boot: Path, tmp_path: Path) -> None:
     """Of another flavour's image; and no kernel at all fails nothing."""
     (tmp_path / "installed").write_text("another flavour's")
     before = bootrecord.FILE.read_bytes()
-    assert hook(name, boot, tmp_path / "installed") == ""
+    assert hook(boot, tmp_path / "installed") == ""
     (boot / "kernel8.img").unlink()
     (boot / "crfs-initramfs").unlink()
-    assert hook(name, boot, tmp_path / "installed") == ""
+    assert hook(boot, tmp_path / "installed") == ""
     assert bootrecord.FILE.read_bytes() == before
 
 
 @pytest.mark.real_commands
-@pytest.mark.parametrize("name", ["record-initramfs", "record-kernel"])
-def test_a_record_that_cannot_be_written_fails_no_update(boot: Path, name: str) -> None:
-    for one in ("kernel8.img", "crfs-initramfs"):
-        (boot / one).write_text("installed")
-    bootrecord.FILE.unlink()
-    bootrecord.FILE.mkdir()
-    lawful = {"record-kernel": "kernel8.img", "record-initramfs": "crfs-initramfs"}[name]
-    assert "could not be noted" in hook(name, boot, boot / lawful)
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_initramfs_need_not_serve_the_kernel_before_any_more(boot: Path, code: int) -> None:
+    called = boot.parent / "called"
+    (boot.parent / "zz-crfs").write_text(f"#!/bin/sh\necho $* >{called}; exit {code}\n")
+    (boot.parent / "zz-crfs").chmod(0o755)
+    assert hook(boot) == ""
+    assert not called.exists(), "of a kernel that has none"
+    image = boot.parent / "initrd.img-6.12.47+rpt-rpi-v8"
+    image.touch()
+    assert ("stays as it was" in hook(boot)) == bool(code)
+    assert called.read_text() == f"6.12.47+rpt-rpi-v8 {image}\n"
 
 
 @pytest.mark.real_commands
-@pytest.mark.parametrize("name", ["record-initramfs", "record-kernel"])
-def test_hooks_know_a_folder_from_the_boot_partition(boot: Path, name: str) -> None:
+def test_a_record_that_cannot_be_written_fails_no_update(boot: Path) -> None:
+    (boot / "kernel8.img").write_text("installed")
+    bootrecord.FILE.unlink()
+    bootrecord.FILE.mkdir()
+    assert "could not be noted" in hook(boot, boot / "kernel8.img")
+
+
+@pytest.mark.real_commands
+def test_hooks_know_a_folder_from_the_boot_partition(boot: Path) -> None:
     """Raspberry Pi OS has a config.txt in /boot that only says where the real one is."""
     before = bootrecord.FILE.read_bytes()
     (boot / "kernel8.img").unlink()
     (boot / "crfs-initramfs").unlink()
-    hook(name, boot, mounted=False)
+    hook(boot, mounted=False)
     assert bootrecord.FILE.read_bytes() == before
 
 
 @pytest.mark.real_commands
-@pytest.mark.parametrize("name", ["record-initramfs", "record-kernel"])
-def test_hooks_of_a_system_without_a_record_do_nothing(boot: Path, name: str) -> None:
+def test_hooks_of_a_system_without_a_record_do_nothing(boot: Path) -> None:
     bootrecord.FILE.unlink()
-    hook(name, boot)
+    hook(boot)
     assert not bootrecord.FILE.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def update(
     lister: str = 'cat "$1"',
     running: str = "6.12.25+rpt-rpi-v8",
     cipher: str = "adiantum",
+    maker: str = 'echo "made for $3" >"$2"',
+    room: int = 1000,
 ) -> tuple[int, str]:
     """Exit code and standard error of the hook; the image is its own listing."""
     image = pi / f"boot/initrd.img-{VERSION}"
@@ -41,7 +44,9 @@ def update(
     text = HOOK.read_text()
     for word, path in {
         "boot=/boot/firmware": f"boot={pi / 'firmware'}",
-        "find /boot ": f"find {pi / 'boot'} ",
+        "kernels=/boot\n": f"kernels={pi / 'boot'}\n",
+        "/var/lib/crfs/boot.sha256": str(pi / "boot.sha256"),
+        "/var/tmp/": f"{pi}/",
         "/etc/initramfs-tools/scripts/crfs-tpm2": str(pi / "crfs-tpm2"),
         "/lib/modules": str(pi / "modules"),
     }.items():
@@ -60,6 +65,8 @@ def update(
             *) echo "insmod /lib/modules/{VERSION}/kernel/${{name#crypto-}}.ko.xz option=1" ;;
             esac
         }}
+        mkinitramfs() {{ {maker}; }}
+        stat() {{ echo '{room} * 10'; }}
         mountpoint() {{ :; }}
         sync() {{ :; }}
         uname() {{ echo {running}; }}
@@ -150,3 +157,73 @@ def test_an_image_that_the_firmware_does_not_load_is_passed_over(pi: Path) -> No
     (pi / "firmware/config.txt").write_text("auto_initramfs=1\n")
     assert update(pi, ()) == (0, "")
     assert on_boot_partition(pi) == OLD
+
+
+def install(pi: Path, *versions: str, there: str) -> None:
+    """Kernels in /boot, one of which the boot partition has."""
+    for version in (*versions, there):
+        (pi / f"boot/vmlinuz-{version}").write_text(f"kernel {version}")
+    (pi / "firmware/kernel8.img").write_text(f"kernel {there}")
+    (pi / "firmware/kernel_2712.img").write_text("kernel of another board")
+
+
+BEFORE = "6.12.25+rpt-rpi-v8"
+
+
+def test_an_initramfs_serves_the_kernel_before_until_the_new_one_is_there(pi: Path) -> None:
+    """What comes between, a cut or a hook that fails, leaves a kernel that finds its modules."""
+    install(pi, VERSION, there=BEFORE)
+    names = needed(pi, tpm=False)
+    for _ in range(2):  # another try must not make it grow
+        assert update(pi, names) == (0, "")
+        both = on_boot_partition(pi)
+        assert both.startswith(f"made for {BEFORE}\n")
+        assert both.endswith((pi / f"boot/initrd.img-{VERSION}").read_text())
+    assert not list(pi.glob("crfs-initramfs*")), "left in /var/tmp"
+    install(pi, BEFORE, there=VERSION)
+    assert update(pi, names) == (0, "")
+    assert on_boot_partition(pi) == (pi / f"boot/initrd.img-{VERSION}").read_text()
+
+
+def test_without_room_for_both_it_serves_the_new_kernel(pi: Path) -> None:
+    install(pi, VERSION, there=BEFORE)
+    assert update(pi, needed(pi, tpm=False), room=20) == (0, "")
+    assert on_boot_partition(pi) == (pi / f"boot/initrd.img-{VERSION}").read_text()
+
+
+def test_an_initramfs_that_cannot_serve_both_is_not_taken(pi: Path) -> None:
+    install(pi, VERSION, there=BEFORE)
+    code, said = update(pi, needed(pi, tpm=False), maker="return 1")
+    assert code == 1
+    assert BEFORE in said
+    assert on_boot_partition(pi) == OLD
+    assert not list(pi.glob("crfs-initramfs*"))
+
+
+def test_a_kernel_that_was_removed_keeps_its_initramfs(pi: Path) -> None:
+    """raspi-firmware leaves it on the boot partition, and an older one is the newest in /boot."""
+    install(pi, VERSION, there="6.12.62+rpt-rpi-v8")
+    (pi / "boot/vmlinuz-6.12.62+rpt-rpi-v8").unlink()
+    code, said = update(pi, needed(pi, tpm=False))
+    assert code == 0
+    assert "stays as it is" in said
+    assert on_boot_partition(pi) == OLD
+
+
+def test_its_hash_is_noted(pi: Path) -> None:
+    record = pi / "boot.sha256"
+    record.write_text("11  config.txt\n22  crfs-initramfs\n")
+    assert update(pi, needed(pi, tpm=False)) == (0, "")
+    digest = hashlib.sha256(on_boot_partition(pi).encode()).hexdigest()
+    assert record.read_text() == f"11  config.txt\n{digest}  crfs-initramfs\n"
+    assert update(pi, ())[0] == 1
+    assert digest in record.read_text(), "of one that was refused"
+
+
+def test_a_hash_that_cannot_be_noted_fails_no_update(pi: Path) -> None:
+    (pi / "boot.sha256").mkdir()
+    code, said = update(pi, needed(pi, tpm=False))
+    assert code == 0
+    assert "could not be noted" in said
+    assert on_boot_partition(pi) != OLD
+    assert not list(pi.glob("*.new"))
