@@ -147,19 +147,20 @@ def make_writable(record: Record) -> None:
     mount = probe.mount_of(folder)
     if mount is None or "ro" not in mount.options:
         return
-    options = "ro"
     try:
         runner.run(["umount", folder])
         try:
             runner.run(["fsck.vfat", "-a", mount.source], timeout=600, ok=(0, 1))
-            options = "rw"
-        finally:
-            runner.run(["mount", "-o", options, folder])
+            runner.run(["mount", "-o", "rw", folder])
+        except CommandError:
+            runner.run(["mount", "-o", "ro", folder])
+            raise
     except CommandError as problem:
         raise CommandError(
             f"The boot partition is read-only, and cannot be checked: {problem.what}",
             data=KEPT,
-            advice="reboot: it is checked then, and the work goes on by itself",
+            advice=f"{problem.advice}; or reboot: it is checked then, and the work goes on by "
+            "itself",
         ) from None
 
 

@@ -54,8 +54,8 @@ def _writable(machine: Machine) -> Finding:
         folder, source = machine.boot_folder, machine.boot_mount.source
         return failure(
             f"the boot partition ({folder}) is mounted read-only",
-            "an error in FAT may have done that, so check it first: "
-            f"'sudo umount {folder}; sudo fsck.vfat -a {source}; sudo mount -o rw {folder}'",
+            f"an error in FAT may have done that, so check it first: 'sudo umount {folder} && "
+            f"{{ sudo fsck.vfat -a {source}; sudo mount -o rw {folder}; }}'",
         )
     return ok("the boot partition can be written to")
 

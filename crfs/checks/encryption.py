@@ -78,7 +78,7 @@ def initramfs_out_of_step() -> str:
     if not image.exists():
         return f"{image} does not exist"
     # On the encrypted root: /run has 42 MB on a Pi with 512.
-    with tempfile.TemporaryDirectory(prefix="crfs-", dir="/var/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="verify-", dir=Path(live.REPORT).parent) as name:
         unpacked = Path(name)
         runner.query(["unmkinitramfs", str(image), name], timeout=600)
         folders = [*unpacked.glob("var/lib/zymbit"), *unpacked.glob("main/var/lib/zymbit")]

@@ -373,6 +373,8 @@ def restart_services(context: Context) -> None:
         runner.run(["mount", "-o", "remount,rw", "/"], timeout=300)
     booting = probe.system_state() in ("initializing", "starting")
     if not booting and not probe.unit_active("multi-user.target"):
+        # First what has to lie over /var/log before the journal goes there (log2ram).
+        runner.run(["systemctl", "start", "sysinit.target"], timeout=300)
         runner.run(["journalctl", "--flush"], timeout=300, ok=(0, 1))
         services.start_all()
     context.binding.give_back(context.plan.services)

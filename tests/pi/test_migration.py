@@ -227,7 +227,7 @@ def update_kernel_halfway(bench: Bench) -> None:
     """A new kernel's initramfs is there, the kernel is not: the one before finds its modules."""
     pi = bench.pi
     running = pi.check("uname -r").strip()
-    new, on_boot = f"9-{running}", "/boot/firmware/kernel_2712.img"
+    new, on_boot = f"9.0-{running}", "/boot/firmware/kernel_2712.img"
     pi.check(f"sudo cp {on_boot} /boot/vmlinuz-{running}; echo new | sudo tee /boot/vmlinuz-{new}")
     pi.check(f"sudo cp /boot/config-{running} /boot/config-{new}")
     pi.check(f"sudo cp -a /usr/lib/modules/{running} /usr/lib/modules/{new}; sudo depmod {new}")

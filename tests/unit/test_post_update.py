@@ -170,6 +170,17 @@ def install(pi: Path, *versions: str, there: str) -> None:
 BEFORE = "6.12.25+rpt-rpi-v8"
 
 
+def test_the_kernel_that_runs_is_the_one_before(pi: Path) -> None:
+    """Not an old one that the user has kept beside it."""
+    install(pi, VERSION, "6.12.9+rpt-rpi-v8", there=BEFORE)
+    (pi / "firmware/kernel8-old.img").write_text("kernel 6.12.9+rpt-rpi-v8")
+    assert update(pi, needed(pi, tpm=False)) == (0, "")
+    assert on_boot_partition(pi).startswith(f"made for {BEFORE}\n")
+    (pi / "firmware/kernel8.img").write_text(f"kernel {VERSION}")
+    assert update(pi, needed(pi, tpm=False)) == (0, "")
+    assert not on_boot_partition(pi).startswith("made for")
+
+
 def test_an_initramfs_serves_the_kernel_before_until_the_new_one_is_there(pi: Path) -> None:
     """What comes between, a cut or a hook that fails, leaves a kernel that finds its modules."""
     install(pi, VERSION, there=BEFORE)

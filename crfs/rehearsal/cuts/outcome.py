@@ -83,7 +83,7 @@ class Life:
         self._own_stick = world.folder / "stick.img"
         self._healthy = world.hsm.state_file.read_bytes()
         self._sick = case.cure == "hsm"
-        self._followed: str | None = None  # the message of which the advice was taken last
+        self._followed: list[str] = []  # the messages of which the advice was taken
 
     def run(self) -> Outcome:
         """Everything, up to the judgement."""
@@ -211,10 +211,10 @@ class Life:
         if self.case.cure == "stick" and (world.stick != self._own_stick or world.unplugged):
             return False  # plugged in again at the next power-on
         latest = self.result.halts[-1]
-        if self._followed == latest["what"]:
-            self._followed = None
+        if self._followed[-1:] == [latest["what"]] or self._followed.count(latest["what"]) == 2:
+            self._followed.append("")
             return False  # the same again: the user sees to the disk, and powers on
-        self._followed = latest["what"]
+        self._followed.append(latest["what"])
         told = re.search("crfs (resume|rollback)", latest["advice"])
         world.order(told[0] if told else "crfs resume")
         return True
