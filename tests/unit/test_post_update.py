@@ -12,6 +12,7 @@ from crfs import keys, tpm2
 
 HOOK = Path(__file__).resolve().parents[2] / "initramfs-hooks/post-update"
 VERSION = "6.12.47+rpt-rpi-v8"
+BEFORE = "6.12.25+rpt-rpi-v8"  # runs now
 MODULES = ("/adiantum.ko", "/chacha-neon.ko", "/aes.ko")
 ALWAYS = ("cryptroot/crypttab", "zk_get_key", "dm-crypt.ko", *MODULES)
 CIPHERS = {"adiantum": "xchacha12,aes-adiantum-plain64", "aes": "aes-xts-plain64"}
@@ -33,7 +34,7 @@ def update(
     names: tuple[str, ...],
     *,
     lister: str = 'cat "$1"',
-    running: str = "6.12.25+rpt-rpi-v8",
+    running: str = BEFORE,
     cipher: str = "adiantum",
     maker: str = 'echo "made for $3" >"$2"',
     room: int = 1000,
@@ -165,9 +166,6 @@ def install(pi: Path, *versions: str, there: str) -> None:
         (pi / f"boot/vmlinuz-{version}").write_text(f"kernel {version}")
     (pi / "firmware/kernel8.img").write_text(f"kernel {there}")
     (pi / "firmware/kernel_2712.img").write_text("kernel of another board")
-
-
-BEFORE = "6.12.25+rpt-rpi-v8"
 
 
 def test_the_kernel_that_runs_is_the_one_before(pi: Path) -> None:
