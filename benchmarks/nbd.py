@@ -4,9 +4,9 @@
 
 One request is served after the other, as SD cards and plain USB sticks do it. A read or a write
 takes as long as its bytes take, but no less than one operation takes; a flush or a discard takes
-one write operation, whatever it covers. Writes of which each goes on where the last one ended, and
-was waiting by then, are one operation: before a real card or stick, which takes one or two
-requests at a time, the kernel's queue would have made them one. Here it cannot, since a virtio
+one write operation, whatever it covers. Reads, or writes, of which each goes on where the last one
+ended, and was waiting by then, are one operation: before a real card or stick, which takes one or
+two requests at a time, the kernel's queue would have made them one. Here it cannot, since a virtio
 disk takes all that there are. Whoever connects to the second socket gets the counters
 as one line of JSON.
 """
@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import json
 import os
+import select
 import socket
 import struct
 import threading
@@ -65,32 +66,39 @@ class Pace:
     def __init__(self, speed: Speed) -> None:
         self._speed = speed
         self._free_at = 0.0
-        self._run = 0  # bytes of the writes that are one operation until now
-        self._run_ends = -1  # where the next of them would begin
+        self._run = 0  # bytes of the requests that are one operation until now
+        self._run_of = (-1, -1)  # kind of the next of them, and where it would begin
         self.busy_s = 0.0
 
-    def done_at(self, kind: int, offset: int, size: int, now: float) -> float:
-        """The time at which a request that is taken up at `now` is done; in seconds, as `now`."""
-        speed = self._speed
-        waited = now - CREDIT_S <= self._free_at
-        if kind == READ:
-            cost = max(size / speed.read_bps, 1 / speed.read_iops)
-        elif kind == WRITE:
-            if not (waited and offset == self._run_ends):
-                self._run = 0
-            cost = self._writing(self._run + size) - self._writing(self._run)
-            self._run, self._run_ends = self._run + size, offset + size
+    def done_at(
+        self, kind: int, offset: int, size: int, now: float, *, queued: bool = False
+    ) -> float:
+        """The time at which a request that is taken up at `now` is done; in seconds, as `now`.
+
+        `queued` is whether it was there when the one before it was done.
+        """
+        # Who writes waits for nobody, and what is late there is the emulation.
+        waited = queued or (kind == WRITE and now - CREDIT_S <= self._free_at)
+        if not (waited and self._run_of == (kind, offset)):
+            self._run = 0
+        if kind in (READ, WRITE):
+            cost = self._takes(kind, self._run + size) - self._takes(kind, self._run)
+            self._run, self._run_of = self._run + size, (kind, offset + size)
         else:
-            cost = 1 / speed.write_iops
-        if kind != WRITE:
-            self._run_ends = -1
+            cost = 1 / self._speed.write_iops
+            self._run_of = (-1, -1)
         self._free_at = max(self._free_at, now - CREDIT_S) + cost
         self.busy_s += cost
         return self._free_at
 
-    def _writing(self, size: int) -> float:
-        """How long one write of so many bytes takes."""
-        return max(size / self._speed.write_bps, 1 / self._speed.write_iops) if size else 0.0
+    def _takes(self, kind: int, size: int) -> float:
+        """How long one operation of so many bytes takes."""
+        if not size:
+            return 0.0
+        speed = self._speed
+        if kind == READ:
+            return max(size / speed.read_bps, 1 / speed.read_iops)
+        return max(size / speed.write_bps, 1 / speed.write_iops)
 
 
 class Disk:
@@ -103,9 +111,9 @@ class Disk:
         self._pace = Pace(speed)
         self._libc = ctypes.CDLL(None, use_errno=True)
 
-    def carry_out(self, kind: int, offset: int, size: int, data: bytes) -> bytes:
+    def carry_out(self, kind: int, offset: int, size: int, data: bytes, *, queued: bool) -> bytes:
         """Do one request in the time that it takes; what was read. OSError if it is invalid."""
-        done_at = self._pace.done_at(kind, offset, size, time.monotonic())
+        done_at = self._pace.done_at(kind, offset, size, time.monotonic(), queued=queued)
         counters = self.counters
         read = b""
         if kind == READ:
@@ -169,6 +177,7 @@ def negotiate(connection: socket.socket, size: int) -> None:
 def transmit(connection: socket.socket, disk: Disk) -> None:
     """Serve requests until the other end has had enough."""
     while True:
+        queued = bool(select.select([connection], [], [], 0)[0])
         head = receive(connection, 28)
         magic, _, kind, handle, offset, size = struct.unpack(">IHHQQI", head)
         if magic != REQUEST_MAGIC or kind == DISCONNECT:
@@ -176,7 +185,7 @@ def transmit(connection: socket.socket, disk: Disk) -> None:
         data = receive(connection, size) if kind == WRITE else b""
         error = 0
         try:
-            read = disk.carry_out(kind, offset, size, data)
+            read = disk.carry_out(kind, offset, size, data, queued=queued)
         except OSError as problem:
             error, read = problem.errno or INVALID, b""
         connection.sendall(struct.pack(">IIQ", REPLY_MAGIC, error, handle) + read)

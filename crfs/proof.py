@@ -10,20 +10,19 @@ compared is not proven.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 import struct
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 
 from crfs.errors import CARD_UNTOUCHED, DisagreementError
+from crfs.marks import Marks
 from crfs.streams import in_order
 from crfs.trees import FLAGS_KEPT, TOP, Links, carries_flags, get_flags, open_inode, walk
 
@@ -35,7 +34,8 @@ _RECENT_NS = 2 * 10**9
 _BATCH_ENTRIES = 32
 _BATCH_BYTES = 2**20
 _READ_BYTES = 2**20
-_MARKS_SORTED_AT_ONCE = 2**16
+# The kernel reads ahead by itself in files that are larger (its read_ahead_kb is 128).
+_SMALL_BYTES = 2**17
 
 
 # Names, each with in what it differs.
@@ -86,75 +86,119 @@ def _pairs(source: Path, target: Path) -> Iterator[Pair]:
 class Proven:
     """Entries of the copy that were found equal to their source, contents read from the medium.
 
-    Each is kept as a hash of 64 bits of its name and of both sides' inode numbers, sizes and
-    times. ctime is set by the kernel and by nobody else: an entry whose mark is here has not
-    changed since, on either side (`prove` says what that takes). Eight bytes an entry, however
-    many there are.
+    Each is kept as a mark of its name and of both sides' inode numbers, sizes and times. ctime is
+    set by the kernel and by nobody else: an entry whose mark is here has not changed since, on
+    either side (`Moment` says what that takes).
     """
 
     def __init__(self) -> None:
-        self._sorted: list[array.array[int]] = []
-        self._new: list[int] = []
+        self._marks = Marks()
 
     def __len__(self) -> int:
-        return sum(map(len, self._sorted)) + len(self._new)
+        return len(self._marks)
 
     def add(self, pair: Pair) -> None:
         """Take a pair for proven, as it was when its facts were asked for."""
-        self._new.append(_mark(pair))
-        if len(self._new) == _MARKS_SORTED_AT_ONCE:
-            self._sort()
-
-    def _sort(self) -> None:
-        self._sorted.append(array.array("Q", sorted(self._new)))
-        self._new.clear()
+        self._marks.add(_facts(pair))
 
     def __contains__(self, pair: Pair) -> bool:
-        if self._new:
-            self._sort()
-        mark = _mark(pair)
-        for marks in self._sorted:
-            place = bisect_left(marks, mark)
-            if place < len(marks) and marks[place] == mark:
-                return True
-        return False
+        return _facts(pair) in self._marks
 
 
-def _mark(pair: Pair) -> int:
+def _facts(pair: Pair) -> bytes:
     one, two = pair.facts, pair.against
     facts = [one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns]
     if two is not None:
         # The stage's device number depends on the order in which things are opened.
         facts += [two.st_ino, two.st_size, two.st_mtime_ns, two.st_ctime_ns]
     # Times before 1970 are negative, those after 2262 do not fit into a signed number.
-    text = struct.pack(f"{len(facts)}Q", *(fact % 2**64 for fact in facts)) + pair.name
-    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
+    return struct.pack(f"{len(facts)}Q", *(fact % 2**64 for fact in facts)) + pair.name
+
+
+class Moment:
+    """Now; what has not changed since can be told later, by times that only the kernel sets.
+
+    Within one tick of the clock a second change leaves no trace, so what changed shortly before
+    counts as changed. Neither does writing to a page that a program has mapped, as long as the
+    page waits to be written out; so all are written out here.
+    """
+
+    def __init__(self) -> None:
+        self._ns = time.time_ns() - _RECENT_NS
+        os.sync()
+
+    def look(self) -> None:
+        """Look at the clock, which may be set back meanwhile."""
+        self._ns = min(self._ns, time.time_ns() - _RECENT_NS)
+
+    def unchanged(self, pair: Pair) -> bool:
+        """Whether the source had not changed since when the pair's facts were asked for."""
+        return pair.facts.st_ctime_ns < self._ns
+
+
+class Copied:
+    """What rsync has read of the source, by the checksums that it makes as it copies.
+
+    Where the copy has the same, and the source has not changed since rsync began, the source need
+    not be read a second time. To be made just before rsync is started.
+    """
+
+    def __init__(self) -> None:
+        self._sums = Marks()
+        self._begun = Moment()
+
+    def add(self, name: bytes, md5: bytes) -> None:
+        """Take the MD5 of what was read of a file."""
+        self._begun.look()
+        self._sums.add(md5 + name)
+
+    def may_know(self, pair: Pair) -> bool:
+        """Whether the source is still what rsync has read, if it has read it."""
+        return len(self._sums) > 0 and self._begun.unchanged(pair)
+
+    def is_whole(self, pair: Pair) -> bool:
+        """Whether the copy of a file holds what the source does. Reads the copy only.
+
+        False does not say that it is not so. Raises OSError.
+        """
+        return self.may_know(pair) and _md5(pair.other) + pair.name in self._sums
+
+
+def _md5(path: bytes) -> bytes:
+    # Against what goes wrong, not against anyone: the stick is encrypted.
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(open_inode(path), "rb", buffering=0) as file:
+        while content := file.read(_READ_BYTES):
+            digest.update(content)
+    return digest.digest()
 
 
 def prove(
-    source: Path, target: Path, skip: Callable[[bytes], bool], report: Callable[[int], None]
+    source: Path,
+    target: Path,
+    skip: Callable[[bytes], bool],
+    report: Callable[[int], None],
+    copied: Copied | None = None,
 ) -> tuple[Proven, int]:
     """Compare a copy with a source that is in use; return what is proven.
 
     A file whose contents differ is emptied in the copy, so that the next `copy` brings it again;
     how many is returned too. `skip` names what may differ. `target` has to be mounted afresh, so
-    that it is read from the medium. `report` gets the bytes read so far from the source.
+    that it is read from the medium. `report` gets the bytes handled so far of the source; what is
+    as `copied` is not read there.
 
-    Whatever changed since shortly before all of this began is not proven: within one tick of the
-    clock a second change leaves no trace. Neither does writing to a page that a program has
-    mapped, as long as the page waits to be written out; so all are written out first.
+    Whatever changed since shortly before all of this began is not proven.
     """
-    proven, emptied, read = Proven(), 0, 0
-    old = time.time_ns() - _RECENT_NS
-    os.sync()
+    proven, emptied, handled = Proven(), 0, 0
+    begun = Moment()
     wanted = (pair for pair in _pairs(source, target) if not skip(pair.name))
-    for pair, found in _judged(wanted, skip):
-        old = min(old, time.time_ns() - _RECENT_NS)  # the clock may be set back meanwhile
-        if not found and pair.facts.st_ctime_ns < old:
+    for pair, found in _judged(wanted, skip, copied):
+        begun.look()
+        if not found and begun.unchanged(pair):
             proven.add(pair)
         emptied += _empty_if_wrong(pair, found)
-        read += pair.bytes
-        report(read)
+        handled += pair.bytes
+        report(handled)
     return proven, emptied
 
 
@@ -259,14 +303,39 @@ def _linked_alike(pair: Pair, links: dict[tuple[int, int], int]) -> bool:
     return links.setdefault((facts.st_dev, facts.st_ino), against.st_ino) == against.st_ino
 
 
-def _judged(pairs: Iterable[Pair], skip: Callable[[bytes], bool]) -> Iterator[tuple[Pair, Found]]:
+def _judged(
+    pairs: Iterable[Pair], skip: Callable[[bytes], bool], copied: Copied | None = None
+) -> Iterator[tuple[Pair, Found]]:
     """Each pair, and in what it differs."""
 
     def judge(batch: list[Pair]) -> list[Found]:
-        return [_judge(pair, skip) for pair in batch]
+        return [_judge(pair, skip, copied) for pair in batch]
 
-    for batch, found in in_order(judge, _batches(pairs)):
+    for batch, found in in_order(judge, _batches(_read_ahead(pairs, copied))):
         yield from zip(batch, found, strict=True)
+
+
+def _read_ahead(pairs: Iterable[Pair], copied: Copied | None) -> Iterator[Pair]:
+    """Have the kernel fetch small files before they are asked for.
+
+    One by one, each costs the medium a request of its own, and those are few in a second. What
+    waits in a queue, and lies side by side, becomes one.
+    """
+    for pair in pairs:
+        if 0 < pair.bytes <= _SMALL_BYTES and pair.against is not None:
+            with contextlib.suppress(OSError):  # whoever reads it will meet that
+                _fetch(pair.other)
+                if copied is None or not copied.may_know(pair):
+                    _fetch(pair.path)
+        yield pair
+
+
+def _fetch(path: bytes) -> None:
+    descriptor = open_inode(path)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+    finally:
+        os.close(descriptor)
 
 
 def _batches(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
@@ -283,11 +352,11 @@ def _batches(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
         yield batch
 
 
-def _judge(pair: Pair, skip: Callable[[bytes], bool]) -> Found:
+def _judge(pair: Pair, skip: Callable[[bytes], bool], copied: Copied | None = None) -> Found:
     if pair.against is None:
         return [(pair.name, "is missing")]
     try:
-        found = [(pair.name, what) for what in _differences(pair, pair.against)]
+        found = [(pair.name, what) for what in _differences(pair, pair.against, copied)]
         if pair.is_folder and stat.S_ISDIR(pair.against.st_mode):
             found += [(name, "is in the copy only") for name in _surplus(pair) if not skip(name)]
     except OSError as problem:
@@ -304,7 +373,7 @@ def _surplus(pair: Pair) -> Iterator[bytes]:
         yield os.path.join(folder, extra)
 
 
-def _differences(pair: Pair, against: os.stat_result) -> Iterator[str]:
+def _differences(pair: Pair, against: os.stat_result, copied: Copied | None) -> Iterator[str]:
     path, facts, other = pair.path, pair.facts, pair.other
     for what in ("st_mode", "st_uid", "st_gid", "st_mtime_ns"):
         if getattr(facts, what) != getattr(against, what):
@@ -327,7 +396,8 @@ def _differences(pair: Pair, against: os.stat_result) -> Iterator[str]:
         if mine != theirs:
             yield f"inode flags {mine:#x} became {theirs:#x}"
     readable = kind == stat.S_IFREG and facts.st_size == against.st_size
-    if readable and not _same_content(path, other, facts.st_size):
+    known = readable and copied is not None and copied.is_whole(pair)
+    if readable and not known and not _same_content(path, other, facts.st_size):
         yield OTHER_CONTENTS
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import sh
 
@@ -32,14 +32,18 @@ def run(
     timeout: float = 120,
     ok: Sequence[int] = (0,),
     data: str = "The step can be tried again.",
+    heard: Callable[[bytes], None] | None = None,
 ) -> bytes:
     """Run a command that changes something; return its standard output.
 
     `timeout` is in seconds. `ok` lists the exit codes that count as success. Raises CommandError
     otherwise, with the command, how it ended, its standard error and `data` (what a failure means
-    for the data).
+    for the data). `heard` is given the complete lines of the standard output while the command
+    runs, by another thread; nothing of them is kept or returned.
     """
-    return _start(argv, stdin, timeout, ok, data)
+    out = _Lines(heard) if heard else io.BytesIO()
+    _start(argv, stdin, timeout, ok, data, out)
+    return out.getvalue()
 
 
 def query(argv: Sequence[str], *, timeout: float = 60, ok: Sequence[int] = (0,)) -> str:
@@ -47,9 +51,9 @@ def query(argv: Sequence[str], *, timeout: float = 60, ok: Sequence[int] = (0,))
 
     Raises CommandError like `run`.
     """
-    return _start(argv, None, timeout, ok, "Nothing was changed by this.").decode(
-        errors="surrogateescape"
-    )
+    out = io.BytesIO()
+    _start(argv, None, timeout, ok, "Nothing was changed by this.", out)
+    return out.getvalue().decode(errors="surrogateescape")
 
 
 def _start(
@@ -58,8 +62,9 @@ def _start(
     timeout: float,
     ok: Sequence[int],
     data: str,
-) -> bytes:
-    out, err = io.BytesIO(), io.BytesIO()
+    out: io.BytesIO,
+) -> None:
+    err = io.BytesIO()
     shown = " ".join(argv)
     try:
         command = sh.Command(find(argv[0]))
@@ -92,7 +97,21 @@ def _start(
         code = failure.exit_code
         ending = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
         raise CommandError(f"'{shown}' {ending}.", data=data, advice=_advice(err)) from None
-    return out.getvalue()
+
+
+class _Lines(io.BytesIO):
+    """A standard output that hands its lines on as they come, and keeps none."""
+
+    def __init__(self, heard: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._heard = heard
+        self._rest = b""
+
+    def write(self, text: bytes) -> int:  # type: ignore[override] # sh has nothing but bytes
+        *lines, self._rest = (self._rest + text).split(b"\n")
+        for line in lines:
+            self._heard(line)
+        return len(text)
 
 
 def find(name: str) -> str:

@@ -13,7 +13,7 @@ import re
 import stat
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from crfs import runner
@@ -41,6 +41,10 @@ RSYNC = (
     "rsync", "--archive", "--hard-links", "--acls", "--xattrs", "--sparse", "--numeric-ids",
     "--one-file-system", "--delete", "--inplace", "--whole-file", "--modify-window=-1",
 )  # fmt: skip
+# Have it tell of each file that it has copied what it read, as a checksum, and the name.
+_TELL_SUMS = ("--checksum-choice=md5", "--out-format=%C %n")
+_SUM = re.compile(rb"([0-9a-f]{32}) (.+)")
+_ESCAPED = re.compile(rb"\\#([0-7]{3})")
 # The name of a tree's top, next to those of `walk`.
 TOP = b"."
 # 24: a file vanished while it was copied; on a live system that is ordinary.
@@ -52,11 +56,13 @@ def copy(
     target: Path,
     without: Iterable[str] = (),
     only: Iterable[bytes] | None = None,
+    sums: Callable[[bytes, bytes], None] | None = None,
 ) -> None:
     """Make `target` equal to `source`, flags excepted; only what differs is copied.
 
     What lies at the absolute names in `without` is left as it is in `target`. With `only`, other
-    names are not looked at; a folder among them stands for its entries, not for theirs.
+    names are not looked at; a folder among them stands for its entries, not for theirs. `sums` is
+    given the name of each file whose contents were copied, and the MD5 of what was read of it.
 
     Times are compared to the nanosecond. What `copy_flags` has locked has to be unlocked before.
     Raises CommandError.
@@ -66,13 +72,32 @@ def copy(
     if only is not None:
         options += ["--from0", "--files-from=-"]
         names = b"".join(_listed(source, name) + b"\0" for name in only)
+
+    def hear(line: bytes) -> None:
+        if sums and (found := parse_sum(line)):
+            sums(*found)
+
     runner.run(
-        [*RSYNC, *options, f"{source}/", f"{target}/"],
+        [*RSYNC, *options, *(_TELL_SUMS if sums else ()), f"{source}/", f"{target}/"],
         stdin=names,
         timeout=24 * 3600,
         ok=_RSYNC_OK,
         data="The card is untouched; the copy on the stick is not complete yet.",
+        heard=hear,
     )
+
+
+def parse_sum(line: bytes) -> tuple[bytes, bytes] | None:
+    """Name and MD5 of a file that rsync has copied; None if the line tells of something else.
+
+    rsync writes bytes that cannot be printed as \\#ooo, octal; and a backslash, where that could
+    be taken for one of them (rsync(1), --8-bit-output).
+    """
+    found = _SUM.fullmatch(line)
+    if not found:
+        return None
+    name = _ESCAPED.sub(lambda byte: bytes([int(byte[1], 8) & 0xFF]), found[2])
+    return name, bytes.fromhex(found[1].decode())
 
 
 def _listed(source: Path, name: bytes) -> bytes:

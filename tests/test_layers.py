@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "crfs"
 # (`steps`, `commands`) may import each other too.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "model", "live", "sight", "boards"),
-    ("runner", "log", "fatfile", "streams", "led", "topics"),
+    ("runner", "log", "fatfile", "streams", "marks", "led", "topics"),
     ("journal",),
     ("bootconfig", "consent"),
     ("bootfiles", "extlinux"),

@@ -12,7 +12,7 @@ from crfs import bindings, luks, probe, recovery, runner
 from crfs.bootconfig import BootConfig
 from crfs.journal import Journal
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan, Record
-from crfs.proof import Proven
+from crfs.proof import Copied, Proven
 
 # For the journal, an initramfs under construction, and what is written while the copy runs.
 ROOM_BYTES = 256 * 2**20
@@ -60,6 +60,7 @@ class Context:
     report: Callable[[float, float], None]  # bytes done, bytes of the whole step
     say: Callable[[str], None]
     saved: Callable[[Record], None] = lambda record: None  # told of each new record
+    copied: Copied | None = None  # what rsync has read for the stage, in this boot
     proven: Proven = field(default_factory=Proven)  # of the stage, in this boot
     _key: bytes = field(default=b"", repr=False)
 

@@ -166,14 +166,19 @@ def _copy(context: Context) -> None:
     _mount_both(context)
     trees.unlock_tree(STAGE_MOUNT)
     trees.part_links(SOURCE_MOUNT, STAGE_MOUNT)
-    _copy_tree(context)
+    context.copied = proof.Copied()
+    _copy_tree(context, sums=context.copied.add)
 
 
-def _copy_tree(context: Context, only: Iterable[bytes] | None = None) -> None:
+def _copy_tree(
+    context: Context,
+    only: Iterable[bytes] | None = None,
+    sums: Callable[[bytes, bytes], None] | None = None,
+) -> None:
     """Copy and flush. Progress is what the stage holds; what waits in memory does not count."""
 
     def work() -> None:
-        trees.copy(SOURCE_MOUNT, STAGE_MOUNT, swapfiles.of(context.plan), only)
+        trees.copy(SOURCE_MOUNT, STAGE_MOUNT, swapfiles.of(context.plan), only, sums)
         runner.run(["sync", "--file-system", str(STAGE_MOUNT)], timeout=24 * 3600)
 
     def look() -> None:
@@ -226,6 +231,7 @@ def _read_back(context: Context) -> None:
         STAGE_MOUNT,
         _differs(context.plan),
         lambda done: context.report(done, context.plan.used),
+        context.copied,
     )
     context.say(f"{len(context.proven)} entries read back; {differing} will be copied again")
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import socket
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from crfs import proof, trees
-from crfs.proof import Difference, Proven
+from crfs import marks, proof, trees
+from crfs.proof import Copied, Difference, Proven
 
 NODUMP = 0x40
 
@@ -354,7 +356,7 @@ def test_what_only_contents_tell_apart_is_emptied_before_the_last_copy(
 def test_marks_are_found_however_many_there_are(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proof, "_MARKS_SORTED_AT_ONCE", 5)
+    monkeypatch.setattr(marks, "_SORTED_AT_ONCE", 5)
     let_age(pair, monkeypatch)
     proven, _ = prove(pair)
     assert len(proven) == 12
@@ -362,3 +364,81 @@ def test_marks_are_found_however_many_there_are(
     keep_time(pair[1] / "folder/file", lambda path: path.write_bytes(b"CONTENT" * 1000))
     changed = {one.name for one in proof._pairs(*pair) if one not in proven}
     assert changed == {b"folder", b"folder/file", b"hard"}
+
+
+def copied_now(source: Path, monkeypatch: pytest.MonkeyPatch) -> Copied:
+    """What rsync would have told of a copy that was made in this moment."""
+    newest = max(facts.st_ctime_ns for _, _, facts in trees.walk(source))
+    now = newest + proof._RECENT_NS + 1
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    copied = Copied()
+    for name, path, facts in trees.walk(source):
+        if stat.S_ISREG(facts.st_mode):
+            copied.add(name, hashlib.md5(Path(os.fsdecode(path)).read_bytes()).digest())
+    time.sleep(0.02)  # the next tick of the clock behind ctime
+    return copied
+
+
+def prove_copied(pair: tuple[Path, Path], copied: Copied) -> tuple[Proven, int]:
+    return proof.prove(*pair, lambda name: False, lambda done: None, copied)
+
+
+def test_what_rsync_has_read_is_not_read_again(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = copied_now(pair[0], monkeypatch)
+    read = read_files(monkeypatch)
+    proven, emptied = prove_copied(pair, copied)
+    assert (len(proven), emptied, read) == (12, 0, [])
+
+
+def test_a_copy_that_is_not_what_rsync_has_read_is_emptied(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the stick may give back other bytes than it was given."""
+    copied = copied_now(pair[0], monkeypatch)
+    keep_time(pair[1] / "other", lambda path: path.write_bytes(b"OTHER"))
+    read = read_files(monkeypatch)
+    proven, emptied = prove_copied(pair, copied)
+    assert (len(proven), emptied, read) == (11, 1, [b"other"])
+    assert (pair[1] / "other").stat().st_size == 0
+
+
+def test_a_source_that_has_changed_since_rsync_began_is_read(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy is what rsync has read, and size and modification time tell nothing."""
+    copied = copied_now(pair[0], monkeypatch)
+    keep_time(pair[0] / "other", lambda path: path.write_bytes(b"OTHER"))
+    let_age(pair, monkeypatch)
+    read = read_files(monkeypatch)
+    proven, emptied = prove_copied(pair, copied)
+    assert (len(proven), emptied, read) == (11, 1, [b"other"])
+
+
+def test_a_clock_set_back_while_rsync_copies(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What changes then has a time before rsync began."""
+    copied = copied_now(pair[0], monkeypatch)
+    monkeypatch.setattr(time, "time_ns", lambda: 10**18)
+    copied.add(b"last", bytes(16))
+    let_age(pair, monkeypatch)
+    read = read_files(monkeypatch)
+    prove_copied(pair, copied)
+    files = {name for name, _, facts in trees.walk(pair[0]) if stat.S_ISREG(facts.st_mode)}
+    assert set(read) == {os.path.basename(name) for name in files}
+
+
+def test_contents_count_under_their_own_name_only(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two files that have changed places in the copy are both what rsync has read somewhere."""
+    for root in pair:
+        (root / "third").write_bytes(b"third")
+        os.utime(root / "third", (10**9, 10**9))
+        os.utime(root, (10**9, 10**9))
+    copied = copied_now(pair[0], monkeypatch)
+    for name, content in (("other", b"third"), ("third", b"other")):
+        keep_time(pair[1] / name, lambda path, text=content: path.write_bytes(text))  # type: ignore[misc]
+    assert prove_copied(pair, copied)[1] == 2

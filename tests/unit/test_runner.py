@@ -34,6 +34,13 @@ def test_bytes_go_through_unchanged() -> None:
     assert runner.run(["cat"], stdin=big) == big
 
 
+def test_lines_are_heard_as_they_come(tmp_path: Path) -> None:
+    heard: list[bytes] = []
+    script = "seq 1 20000; printf '\\377 last\\n'; printf rest"
+    assert runner.run(["sh", "-c", script], heard=heard.append) == b""
+    assert heard == [b"%d" % number for number in range(1, 20001)] + [b"\xff last"]
+
+
 def test_query_keeps_what_is_not_utf8() -> None:
     assert runner.query(["printf", "\\377"]).encode(errors="surrogateescape") == b"\xff"
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crfs import proof, runner, trees
 
@@ -90,6 +92,47 @@ def test_copy_of_some_names_tells_rsync_which(
     trees.copy(*pair, only=[b".", b"folder", b"link", b"na\xffme\n"])
     assert {"--from0", "--files-from=-"} < set(given[0])  # type: ignore[call-overload]
     assert given[1]["stdin"] == b"././\0./folder/\0./link\0./na\xffme\n\0"  # type: ignore[index]
+
+
+def test_copy_asks_rsync_for_sums_where_somebody_wants_them(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = [b" " * 33 + b"folder/", b"deleting old", b"0" * 31 + b"1 folder/file"]
+
+    def run(argv: Sequence[str], **options: Any) -> bytes:
+        if "--out-format=%C %n" in argv:
+            for line in told:
+                options["heard"](line)
+        return b""
+
+    monkeypatch.setattr(runner, "run", run)
+    heard: list[tuple[bytes, bytes]] = []
+    trees.copy(*pair)
+    trees.copy(*pair, sums=lambda *one: heard.append(one))
+    assert heard == [(b"folder/file", bytes(15) + b"\x01")]
+
+
+def as_rsync_writes_it(name: bytes, printed: set[int]) -> bytes:
+    """Bytes that cannot be printed, and backslashes that would look like them, in octal."""
+    text = b""
+    for place, one in enumerate(name):
+        after = name[place + 1 : place + 5]
+        like = one == ord("\\") and after[:1] == b"#" and after[1:].isdigit() and len(after) == 4
+        text += b"\\#%03o" % one if like or one not in printed else bytes([one])
+    return text
+
+
+@given(st.binary(min_size=1) | st.from_regex(rb"(\\|#|[0-9]|\n| )+", fullmatch=True), st.booleans())
+def test_every_name_is_read_from_a_line_of_rsync(name: bytes, eight_bits: bool) -> None:
+    printed = {9, *range(32, 127), *(range(128, 256) if eight_bits else ())}
+    line = b"d41d8cd98f00b204e9800998ecf8427e " + as_rsync_writes_it(name, printed)
+    assert trees.parse_sum(line) == (name, bytes.fromhex("d41d8cd98f00b204e9800998ecf8427e"))
+
+
+@given(st.binary())
+def test_any_line_of_rsync_is_read_or_passed_over(line: bytes) -> None:
+    found = trees.parse_sum(line)
+    assert found is None or len(found[1]) == 16
 
 
 @pytest.mark.parametrize(
