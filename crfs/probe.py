@@ -178,6 +178,11 @@ class Mount:
     fstype: str
     options: tuple[str, ...]
 
+    @property
+    def read_only(self) -> bool:
+        """Whether nobody can write through it."""
+        return "ro" in self.options
+
 
 def parse_mounts(text: str) -> list[Mount]:
     """/proc/self/mounts as data; the kernel writes blanks in names as octal escapes."""
@@ -206,7 +211,7 @@ def mount_of(target: str) -> Mount | None:
 def is_read_only(target: str) -> bool:
     """Whether what is mounted there cannot be written to."""
     mount = mount_of(target)
-    return mount is not None and "ro" in mount.options
+    return mount is not None and mount.read_only
 
 
 def boot_mount() -> Path:

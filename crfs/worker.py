@@ -145,7 +145,7 @@ def make_writable(record: Record) -> None:
     """
     folder = record.plan.boot.mount
     mount = probe.mount_of(folder)
-    if mount is None or "ro" not in mount.options:
+    if mount is None or not mount.read_only:
         return
     try:
         runner.run(["umount", folder])

@@ -50,7 +50,7 @@ def _writable(machine: Machine) -> Finding:
                 f"take '{option}' out of its line in /etc/fstab (raspi-config sets 'ro' under "
                 "Performance Options, Overlay File System), reboot, then try again",
             )
-    if "ro" in machine.boot_mount.options:
+    if machine.boot_mount.read_only:
         folder, source = machine.boot_folder, machine.boot_mount.source
         return failure(
             f"the boot partition ({folder}) is mounted read-only",
