@@ -442,3 +442,32 @@ def test_contents_count_under_their_own_name_only(
     for name, content in (("other", b"third"), ("third", b"other")):
         keep_time(pair[1] / name, lambda path, text=content: path.write_bytes(text))  # type: ignore[misc]
     assert prove_copied(pair, copied)[1] == 2
+
+
+def fetched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Paths of the files that the kernel is asked to fetch from here on."""
+    paths: set[str] = set()
+
+    def fadvise(descriptor: int, offset: int, size: int, advice: int) -> None:
+        assert (offset, size, advice) == (0, 0, os.POSIX_FADV_WILLNEED)
+        paths.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "posix_fadvise", fadvise)
+    return paths
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_small_files_are_fetched_before_they_are_read(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """On the card only what is going to be read there."""
+    for root in pair:
+        (root / "large").write_bytes(bytes(proof._SMALL_BYTES + 1))
+    copied = copied_now(pair[0], monkeypatch) if known else Copied()
+    paths = fetched(monkeypatch)
+    prove_copied(pair, copied)
+    sides = [pair[1]] if known else pair
+    assert paths >= {str(side / name) for side in sides for name in ("other", "folder/file")}
+    assert not [path for path in paths if path.endswith(("large", "empty", "link"))]
+    if known:
+        assert not [path for path in paths if path.startswith(f"{pair[0]}/")]
