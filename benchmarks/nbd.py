@@ -5,7 +5,7 @@
 One request is served after the other, as SD cards and plain USB sticks do it. A read or a write
 takes as long as its bytes take, but no less than one operation takes; a flush or a discard takes
 one write operation, whatever it covers. Reads, or writes, of which each goes on where the last one
-ended, and was waiting by then, are one operation: before a real card or stick, which takes one or
+ended, and was waiting with it, are one operation: before a real card or stick, which takes one or
 two requests at a time, the kernel's queue would have made them one. Here it cannot, since a virtio
 disk takes all that there are. Whoever connects to the second socket gets the counters
 as one line of JSON.
@@ -75,7 +75,7 @@ class Pace:
     ) -> float:
         """The time at which a request that is taken up at `now` is done; in seconds, as `now`.
 
-        `queued` is whether it was there when the one before it was done.
+        `queued` is whether it was there when the one before it was taken up.
         """
         # Who writes waits for nobody, and what is late there is the emulation.
         waited = queued or (kind == WRITE and now - CREDIT_S <= self._free_at)
@@ -176,13 +176,14 @@ def negotiate(connection: socket.socket, size: int) -> None:
 
 def transmit(connection: socket.socket, disk: Disk) -> None:
     """Serve requests until the other end has had enough."""
+    queued = more = False
     while True:
-        queued = bool(select.select([connection], [], [], 0)[0])
         head = receive(connection, 28)
         magic, _, kind, handle, offset, size = struct.unpack(">IHHQQI", head)
         if magic != REQUEST_MAGIC or kind == DISCONNECT:
             return
         data = receive(connection, size) if kind == WRITE else b""
+        queued, more = more, bool(select.select([connection], [], [], 0)[0])
         error = 0
         try:
             read = disk.carry_out(kind, offset, size, data, queued=queued)

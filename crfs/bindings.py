@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Protocol
 
 from crfs import keys, luks, tpm2
@@ -56,3 +57,8 @@ def named(kind: str) -> Binding:
 def kind_of(device: str) -> str:
     """To what the key of a LUKS device is bound, asked of its header."""
     return TPM2 if luks.tokens(device, tpm2.TOKEN) else HSM6
+
+
+def digest(key: bytes) -> str:
+    """What a key is known by. It is as random as it is long: nobody can guess it from this."""
+    return hashlib.sha256(key).hexdigest()

@@ -7,6 +7,8 @@ argparse (2) and systemd use.
 
 from __future__ import annotations
 
+import errno
+
 UNTOUCHED = "Nothing was changed: card and stick are untouched."
 KEPT = "What was proven before is still there; nothing was given up."
 CARD_UNTOUCHED = "The card is untouched."
@@ -93,10 +95,12 @@ class CommandError(CrfsError):
     @classmethod
     def of_system(cls, problem: OSError, then: str) -> CommandError:
         """What the kernel said, in place of an OSError; `then` is the command to go on with."""
+        if problem.errno == errno.ENOSPC:
+            see = "a filesystem is full: 'df -h' and 'df -i' tell which; make room there"
+        else:
+            see = "look for I/O errors in 'journalctl -k -b'"
         return cls(
-            f"Reading or writing failed: {problem}.",
-            data=KEPT,
-            advice=f"look for I/O errors in 'journalctl -k -b', then '{then}'",
+            f"Reading or writing failed: {problem}.", data=KEPT, advice=f"{see}, then '{then}'"
         )
 
 

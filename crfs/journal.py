@@ -100,8 +100,16 @@ class Journal:
         )
 
     def write(self, record: Record) -> None:
-        """Make the record durable in the slot that does not hold the newest one."""
+        """Make the record durable in the slot that does not hold the newest one.
+
+        The first time in both, so that later ones need no more room than there is. Raises OSError.
+        """
         self.folder.mkdir(mode=0o700, exist_ok=True)
+        self._write(record)
+        if not (self.folder / SLOTS[1 - self._sequence % 2]).exists():
+            self._write(record)
+
+    def _write(self, record: Record) -> None:
         sequence = self._sequence + 1
         path = self.folder / SLOTS[sequence % 2]
         slot = encode(sequence, record)

@@ -131,6 +131,7 @@ class Record:
     offset: int = 0  # bytes of the step's work that are safely on the medium
     boot_id: str = ""  # of the boot in which this state began
     fingerprint: str = ""  # what the initramfs was built from
+    key_digest: str = ""  # what the HSM or TPM gives has to have it; "" before there is a key
     destroyed: bool = False  # the card's plain root is no longer whole
     cleared: int = 0  # bytes of cryptrfs, from its start, that hold nothing of the plain root
     halt: Halt | None = None

@@ -124,16 +124,19 @@ class Moment:
     """
 
     def __init__(self) -> None:
-        self._ns = time.time_ns() - _RECENT_NS
+        self._since_boot = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._ns = time.time_ns()
         os.sync()
 
     def look(self) -> None:
-        """Look at the clock, which may be set back meanwhile."""
-        self._ns = min(self._ns, time.time_ns() - _RECENT_NS)
+        """Look at the clock. Where it has been set back, the moment was earlier by as much."""
+        passed = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self._since_boot
+        self._ns = min(self._ns, time.time_ns() - passed)
 
-    def unchanged(self, pair: Pair) -> bool:
-        """Whether the source had not changed since when the pair's facts were asked for."""
-        return pair.facts.st_ctime_ns < self._ns
+    def unchanged(self, facts: os.stat_result) -> bool:
+        """Whether something had not changed since when its facts were asked for."""
+        self.look()
+        return facts.st_ctime_ns < self._ns - _RECENT_NS
 
 
 class Copied:
@@ -144,32 +147,52 @@ class Copied:
     """
 
     def __init__(self) -> None:
+        self._names = Marks()
         self._sums = Marks()
         self._begun = Moment()
 
     def add(self, name: bytes, md5: bytes) -> None:
         """Take the MD5 of what was read of a file."""
         self._begun.look()
+        self._names.add(name)
         self._sums.add(md5 + name)
 
     def may_know(self, pair: Pair) -> bool:
-        """Whether the source is still what rsync has read, if it has read it."""
-        return len(self._sums) > 0 and self._begun.unchanged(pair)
+        """Whether rsync has read a file of this name, and the file is older than that."""
+        return pair.name in self._names and self._begun.unchanged(pair.facts)
 
     def is_whole(self, pair: Pair) -> bool:
         """Whether the copy of a file holds what the source does. Reads the copy only.
 
         False does not say that it is not so. Raises OSError.
         """
-        return self.may_know(pair) and _md5(pair.other) + pair.name in self._sums
+        return (
+            self.may_know(pair)
+            and self._is_in_place(pair)
+            and _md5(pair.other, pair.facts.st_size) + pair.name in self._sums
+        )
+
+    def _is_in_place(self, pair: Pair) -> bool:
+        """Whether the file had its name all the time, until its facts were asked for.
+
+        A folder that is moved takes along what is in it, whose times stay; its own do not. They
+        are asked for after the file's: whatever is moved later has other facts under that name.
+        """
+        path = pair.path
+        for _ in range(pair.name.count(b"/") + 1):
+            path = os.path.dirname(path)
+            if not self._begun.unchanged(os.lstat(path)):
+                return False
+        return True
 
 
-def _md5(path: bytes) -> bytes:
+def _md5(path: bytes, size: int) -> bytes:
     # Against what goes wrong, not against anyone: the stick is encrypted.
     digest = hashlib.md5(usedforsecurity=False)
     with open(open_inode(path), "rb", buffering=0) as file:
-        while content := file.read(_READ_BYTES):
+        while content := file.read(min(size, _READ_BYTES)):
             digest.update(content)
+            size -= len(content)
     return digest.digest()
 
 
@@ -193,8 +216,7 @@ def prove(
     begun = Moment()
     wanted = (pair for pair in _pairs(source, target) if not skip(pair.name))
     for pair, found in _judged(wanted, skip, copied):
-        begun.look()
-        if not found and begun.unchanged(pair):
+        if not found and begun.unchanged(pair.facts):
             proven.add(pair)
         emptied += _empty_if_wrong(pair, found)
         handled += pair.bytes
@@ -322,7 +344,8 @@ def _read_ahead(pairs: Iterable[Pair], copied: Copied | None) -> Iterator[Pair]:
     waits in a queue, and lies side by side, becomes one.
     """
     for pair in pairs:
-        if 0 < pair.bytes <= _SMALL_BYTES and pair.against is not None:
+        against = pair.against
+        if 0 < pair.bytes <= _SMALL_BYTES and against and stat.S_ISREG(against.st_mode):
             with contextlib.suppress(OSError):  # whoever reads it will meet that
                 _fetch(pair.other)
                 if copied is None or not copied.may_know(pair):

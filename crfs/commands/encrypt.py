@@ -103,13 +103,12 @@ def _begin(decision: Decision, *, ask: bool) -> None:
         if ask:
             confirm(f"Erase {decision.stick.describe()} and encrypt {decision.card.describe()}?")
         boot.make_room()
-        finished: tuple[str, ...] = ()
+        record = model.Record(plan=plan, state=STAGING, boot_id=probe.boot_id())
         if plan.recovery_key:
-            finished = (_make_key(binding, boot, ask=ask),)
+            digest = _make_key(binding, boot, ask=ask)
+            record = dataclasses.replace(record, finished=(stage.STAGING[0].id,), key_digest=digest)
         consent.give(plan)
-        journal.write(
-            model.Record(plan=plan, state=STAGING, boot_id=probe.boot_id(), finished=finished)
-        )
+        journal.write(record)
     except BaseException:
         binding.give_back(plan.services)
         boot.remove_own()
@@ -120,7 +119,7 @@ def _begin(decision: Decision, *, ask: bool) -> None:
 
 
 def _make_key(binding: Binding, boot: BootFiles, *, ask: bool) -> str:
-    """Do the step `seal-key` here, where somebody sees the recovery key; return the step's id.
+    """Do the step `seal-key` here, where somebody sees the recovery key; return the key's digest.
 
     Nothing is written before the key has been read. Raises Declined, HsmError.
     """
@@ -132,7 +131,7 @@ def _make_key(binding: Binding, boot: BootFiles, *, ask: bool) -> str:
     if ask:
         _confirm(shown)
     stage.store_key(boot, sealed)
-    return stage.STAGING[0].id
+    return bindings.digest(key)
 
 
 def _confirm(shown: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from crfs import bindings, luks, probe, recovery, runner
 from crfs.bootconfig import BootConfig
+from crfs.errors import HsmError
 from crfs.journal import Journal
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan, Record
 from crfs.proof import Copied, Proven
@@ -83,7 +84,16 @@ class Context:
         """The plain key, opened by the HSM or TPM at the first call. Raises HsmError."""
         if not self._key:
             self.binding.take()
-            self._key = self.binding.unseal(self.boot.sealed_key.read_bytes())
+            key = self.binding.unseal(self.boot.sealed_key.read_bytes())
+            if self.record.key_digest not in ("", bindings.digest(key)):
+                title = self.binding.TITLE
+                raise HsmError(
+                    f"The {title} opens the sealed key to another one than it has sealed.",
+                    data="The sealed key and the disks are unchanged.",
+                    advice=f"see that the {title} is the one that it was begun with ('sudo crfs "
+                    "doctor'), then 'sudo crfs resume'",
+                )
+            self._key = key
         return self._key
 
     def recovery_key(self) -> str:

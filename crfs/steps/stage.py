@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from crfs import (
+    bindings,
     blocks,
     consent,
     dress,
@@ -63,7 +64,10 @@ def _seal_key(context: Context) -> None:
             advice="'sudo crfs rollback', then 'sudo crfs encrypt', which shows a new one",
         )
     context.binding.take()
-    store_key(context.boot, context.binding.seal(context.binding.make_key()))
+    key = context.binding.make_key()
+    sealed = context.binding.seal(key)
+    context.save(key_digest=bindings.digest(key))
+    store_key(context.boot, sealed)
 
 
 def store_key(boot: BootConfig, sealed: bytes) -> None:

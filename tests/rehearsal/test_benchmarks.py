@@ -61,7 +61,7 @@ def test_reads_that_go_on_and_were_waiting_are_one_operation() -> None:
     pace = nbd.Pace(Speed(10.0, 100.0, 2.0, 50.0))
     waiting = [pace.done_at(nbd.READ, offset, 1, 0.0, queued=offset > 0) for offset in range(8)]
     assert waiting == pytest.approx([0.5] * 5 + [0.6, 0.7, 0.8], abs=0.01)
-    # One that was asked for only when the last had been answered is an operation of its own.
+    # One that was asked for only when the last was taken up is an operation of its own.
     assert pace.done_at(nbd.READ, 8, 1, 0.8) == pytest.approx(1.3, abs=0.01)
     assert pace.done_at(nbd.READ, 100, 1, 0.0, queued=True) == pytest.approx(1.8, abs=0.01)
     assert pace.done_at(nbd.WRITE, 101, 1, 0.0, queued=True) == pytest.approx(1.82, abs=0.01)

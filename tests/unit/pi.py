@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -15,7 +16,7 @@ import pytest
 
 from crfs import bootrecord, cli, consent, dress, keys, live, model, probe, runner, tpm2
 from crfs.checks import machine
-from crfs.errors import CommandError
+from crfs.errors import CommandError, JournalError
 from crfs.journal import Journal
 from crfs.model import HSM6, Boot, Card, Cipher, Plan, Record, Stick, Uuids
 from crfs.probe import Mount, Swap
@@ -246,7 +247,11 @@ class FakePi:
 
     @property
     def journal(self) -> Journal:
-        return Journal(self.boot)
+        """The journal, as a run has it that has read it."""
+        found = Journal(self.boot)
+        with contextlib.suppress(JournalError):
+            found.read()
+        return found
 
     def crfs(self, *argv: str) -> Result:
         """Type a command."""

@@ -641,7 +641,7 @@ def write_both_slots(pi: FakePi) -> None:
     kept.write(record("settling", str(pi.boot)))
 
 
-@pytest.mark.parametrize(("torn", "left"), [(0, "staging"), (1, "settling")])
+@pytest.mark.parametrize(("torn", "left"), [(0, "settling"), (1, "staging")])
 def test_journal_torn_in_one_slot(pi: FakePi, torn: int, left: str) -> None:
     """The other slot is the whole state; nothing is lost but the last change."""
     write_both_slots(pi)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 from collections.abc import Callable
@@ -212,6 +213,23 @@ def test_both_torn_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
     with pytest.raises(JournalError) as caught:
         Journal(tmp_path).read()
     assert caught.value.advice
+
+
+def test_the_first_write_makes_room_for_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The boot partition may be full later."""
+    Journal(tmp_path).write(OLD)
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fatfile, "replace", full)
+    for number in range(4):
+        kept = Journal(tmp_path)
+        assert kept.read()
+        kept.write(record(attempts=number))
+        assert Journal(tmp_path).read() == record(attempts=number)
 
 
 def test_only_slot_torn_is_an_error(tmp_path: Path) -> None:

@@ -211,12 +211,14 @@ class Life:
         if self.case.cure == "stick" and (world.stick != self._own_stick or world.unplugged):
             return False  # plugged in again at the next power-on
         latest = self.result.halts[-1]
-        if self._followed[-1:] == [latest["what"]] or self._followed.count(latest["what"]) == 2:
+        what = latest["what"]
+        ways = re.findall("crfs (?:resume|rollback)", latest["advice"]) or ["crfs resume"]
+        again = self._followed[-1:] == [what]
+        if (again and len(ways) == 1) or self._followed.count(what) == 2:
             self._followed.append("")
             return False  # the same again: the user sees to the disk, and powers on
-        self._followed.append(latest["what"])
-        told = re.search("crfs (resume|rollback)", latest["advice"])
-        world.order(told[0] if told else "crfs resume")
+        self._followed.append(what)
+        world.order(ways[1] if again else ways[0])  # "if it stays so", the second
         return True
 
     def _heal_hsm(self) -> None:
