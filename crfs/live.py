@@ -24,12 +24,17 @@ JOURNALS = tuple(f"{boot}/crfs/journal.{slot}" for boot in BOOTS for slot in (0,
 
 
 def write(content: dict[str, Any]) -> None:
-    """Let everyone see where the run is."""
-    os.makedirs(os.path.dirname(STATUS), mode=0o755, exist_ok=True)
-    with open(f"{STATUS}.new", "w", encoding="utf-8") as fresh:
-        json.dump(content, fresh)
-        os.fchmod(fresh.fileno(), 0o644)
-    os.rename(f"{STATUS}.new", STATUS)
+    """Let everyone see where the run is; no reason to stop it if /run has no room for that."""
+    try:
+        os.makedirs(os.path.dirname(STATUS), mode=0o755, exist_ok=True)
+        with open(f"{STATUS}.new", "w", encoding="utf-8") as fresh:
+            json.dump(content, fresh)
+            os.fchmod(fresh.fileno(), 0o644)
+        os.rename(f"{STATUS}.new", STATUS)
+    except OSError:
+        # What was told before does not hold any more; the journal tells less, but the truth.
+        if os.path.exists(STATUS):
+            os.unlink(STATUS)
 
 
 def read() -> dict[str, Any]:

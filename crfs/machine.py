@@ -138,6 +138,7 @@ class Migration:
         record = self.context.record
         note = self.context.boot.failure_note
         plain = self.state == TRYING_STAGE
+        begun = all(step.id in record.finished for step in steps.BY_STATE[self.state])
         if plain:
             # Services run again: the copy on the stick is out of date and must not be booted.
             self.fall_back_and_disarm()
@@ -159,7 +160,7 @@ class Migration:
                 advice=f"look at the module's seat (and the HSM's blue LED); then {ways}",
                 needs_human=True,
             )
-        if record.trials >= MAX_TRIALS:
+        if begun and record.trials >= MAX_TRIALS:
             return Halt(
                 code=StateError.code,
                 what=f"{record.trials} trial boots from {target} did not reach their goal.",
@@ -168,9 +169,8 @@ class Migration:
                 needs_human=True,
             )
         if not plain:
-            self.context.save(
-                finished=(), boot_id=probe.boot_id(), trials=record.trials + 1, halt=None
-            )
+            trials = record.trials + 1 if begun else record.trials
+            self.context.save(finished=(), boot_id=probe.boot_id(), trials=trials, halt=None)
         return None
 
     def fall_back_and_disarm(self) -> None:

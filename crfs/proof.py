@@ -158,19 +158,21 @@ class Copied:
         self._sums.add(md5 + name)
 
     def may_know(self, pair: Pair) -> bool:
-        """Whether rsync has read a file of this name, and the file is older than that."""
-        return pair.name in self._names and self._begun.unchanged(pair.facts)
+        """Whether rsync has read the file that has this name."""
+        return (
+            pair.name in self._names
+            and self._begun.unchanged(pair.facts)
+            and self._is_in_place(pair)
+        )
 
     def is_whole(self, pair: Pair) -> bool:
         """Whether the copy of a file holds what the source does. Reads the copy only.
 
         False does not say that it is not so. Raises OSError.
         """
-        return (
-            self.may_know(pair)
-            and self._is_in_place(pair)
-            and _md5(pair.other, pair.facts.st_size) + pair.name in self._sums
-        )
+        if not self.may_know(pair):
+            return False
+        return _md5(pair.other, pair.facts.st_size) + pair.name in self._sums
 
     def _is_in_place(self, pair: Pair) -> bool:
         """Whether the file had its name all the time, until its facts were asked for.

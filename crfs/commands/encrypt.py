@@ -110,11 +110,15 @@ def _begin(decision: Decision, *, ask: bool) -> None:
         consent.give(plan)
         journal.write(record)
     except BaseException:
-        binding.give_back(plan.services)
-        boot.remove_own()
-        fatfile.remove_room(boot.folder)
-        journal.remove()
-        consent.withdraw()
+        try:
+            # First what the next boot would go on with.
+            journal.remove()
+            boot.remove_own()
+            journal.remove_empty_folder()
+            fatfile.remove_room(boot.folder)
+            consent.withdraw()
+        finally:
+            binding.give_back(plan.services)
         raise
 
 

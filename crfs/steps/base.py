@@ -87,11 +87,12 @@ class Context:
             key = self.binding.unseal(self.boot.sealed_key.read_bytes())
             if self.record.key_digest not in ("", bindings.digest(key)):
                 title = self.binding.TITLE
+                back = "" if self.record.destroyed else "; if it stays so: 'sudo crfs rollback'"
                 raise HsmError(
                     f"The {title} opens the sealed key to another one than it has sealed.",
                     data="The sealed key and the disks are unchanged.",
                     advice=f"see that the {title} is the one that it was begun with ('sudo crfs "
-                    "doctor'), then 'sudo crfs resume'",
+                    f"doctor'), then 'sudo crfs resume'{back}",
                 )
             self._key = key
         return self._key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -13,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from crfs import __version__, bootrecord, live, worker
+from crfs import __version__, bootrecord, fatfile, live, worker
 from crfs.commands import follow
 from crfs.commands.follow import _Line
 from crfs.errors import CommandError
+from crfs.journal import SLOTS
 from crfs.live import render
 from crfs.model import UNIT, Halt, StepRecord
 from crfs.steps import BY_STATE
@@ -50,6 +52,28 @@ def test_services_run_again_when_the_terminal_is_closed_at_the_question(
         for one in (signal.SIGHUP, signal.SIGTERM):
             signal.signal(one, signal.SIG_DFL)
     assert pi.active == active
+    assert snapshot(pi.boot) == before
+
+
+def test_a_beginning_that_fails_leaves_nothing_to_go_on_with(
+    pi: FakePi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No room for the second slot, and the HSM's service does not come back."""
+    before = snapshot(pi.boot)
+    real = fatfile.replace
+
+    def replace(path: Path, content: bytes) -> None:
+        if path.name == SLOTS[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, content)
+
+    def refuse(argv: list[str]) -> None:
+        if argv[:2] == ["systemctl", "start"]:
+            raise CommandError("it does not start", advice="look")
+
+    monkeypatch.setattr(fatfile, "replace", replace)
+    pi.on_run = refuse
+    assert pi.crfs("encrypt", "--yes").code == 19
     assert snapshot(pi.boot) == before
 
 

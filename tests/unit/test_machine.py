@@ -24,7 +24,7 @@ WHERES = (bootconfig.PLAIN, bootconfig.STAGE, bootconfig.ROOT)
 def migration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, where: str = "plain", **facts: Any
 ) -> Migration:
-    """A machine whose journal says `state` in a boot from `where`."""
+    """A machine whose journal says `state`, all its steps done, in a boot from `where`."""
     monkeypatch.setattr(probe, "running_from", lambda root, stage: where)
     monkeypatch.setattr(probe, "boot_id", lambda: BOOT_ID)
     unlocked = facts.pop("unlocked", True)
@@ -34,6 +34,7 @@ def migration(
     read_only = facts.pop("read_only", True)
     monkeypatch.setattr(probe, "is_read_only", lambda target: read_only)
     note = facts.pop("note", False)
+    facts.setdefault("finished", tuple(step.id for step in steps.BY_STATE.get(state, ())))
     kept = record(state, str(tmp_path), **facts)
     journal = Journal(tmp_path)
     journal.write(kept)
@@ -173,8 +174,27 @@ def test_trials_are_limited(
         if where == bootconfig.PLAIN:
             one.advance()  # settling
             one.advance()  # trying_stage again
+        one.context.save(finished=tuple(step.id for step in steps.BY_STATE[state]))
         monkeypatch.setattr(probe, "boot_id", lambda boots=boots: f"boot {boots}")
     assert boots == MAX_TRIALS
+
+
+def test_a_trial_that_was_not_begun_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What keeps it from being armed is to be told, not that boots have failed."""
+    one = migration(
+        tmp_path,
+        monkeypatch,
+        "trying_root",
+        bootconfig.STAGE,
+        boot_id=OTHER_BOOT_ID,
+        trials=MAX_TRIALS,
+        finished=(),
+    )
+    assert one.reconcile() is None
+    assert one.context.record.trials == MAX_TRIALS
+    assert one.context.record.boot_id == BOOT_ID
 
 
 @pytest.mark.parametrize("destination", ["restoring", "finishing"])

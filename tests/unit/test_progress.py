@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -97,6 +98,18 @@ def test_status_is_for_everyone_and_whole(pi: FakePi) -> None:
     assert live.read() == {"state": "staging"}
     assert stat.S_IMODE(Path(live.STATUS).stat().st_mode) == 0o644
     assert [path.name for path in Path(live.STATUS).parent.glob("status*")] == ["status.json"]
+
+
+def test_no_room_for_the_status_stops_nothing(pi: FakePi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what was told before does not hold any more."""
+    live.write({"state": "staging"})
+
+    def dump(content: object, file: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(json, "dump", dump)
+    live.write({"state": "settling"})
+    assert live.read() == {}
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"', "\udcff"])

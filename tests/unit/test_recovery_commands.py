@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from crfs import keys, luks, probe, recovery
+from crfs import bindings, keys, luks, probe, recovery
 from crfs.bootfiles import BootFiles
 from crfs.errors import DisagreementError
 from crfs.model import Record
@@ -44,6 +44,7 @@ def test_encrypt_shows_the_key_that_the_sealed_one_leads_to(pi: FakePi) -> None:
     key = sealed.removeprefix(b"sealed:")
     assert shown_key(result.out) == recovery.derive(key, kept.plan.run_id)
     assert kept.finished == ("seal-key",)
+    assert kept.key_digest == bindings.digest(key)
     for content in [path.read_bytes() for path in pi.boot.rglob("*") if path.is_file()]:
         assert shown_key(result.out).encode() not in content
     assert all(shown_key(result.out) not in word for one in pi.effects for word in one)
