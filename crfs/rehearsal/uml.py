@@ -19,8 +19,10 @@ from crfs.rehearsal.programs import program
 KERNEL = "linux.uml"
 # A folder with another one and its modules, as tools/newer-uml makes it: kernels from 6.16 on need
 # no ptrace for a guest's system calls and page faults, and take half the time. Older ones pass
-# over the word that has them do so.
-OTHER = os.path.abspath(folder) if (folder := os.environ.get("CRFS_UML", "")) else ""
+# over the word that has them do so. tools/setup fetches one where Debian 12's does not run.
+_FETCHED = Path(__file__).resolve().parents[2] / "build/newer-uml"
+_NAMED = os.environ.get("CRFS_UML") or (_FETCHED if _FETCHED.is_dir() else "")
+OTHER = os.path.abspath(_NAMED) if _NAMED else ""
 SECCOMP = "seccomp=auto"
 # What the kernel would measure and make at each start and no guest needs: four in five of the 1.5 s
 # that it takes to its first process.

@@ -135,8 +135,17 @@ def _journal_mib(plan: Plan) -> int:
 
 
 def _filesystem_present(context: Context) -> bool:
+    """Whether it is there and sound: a stick may have lost what it was given last."""
     context.open_stage()
-    return probe.blkid(mapping(STAGE_MAPPING), "UUID") == context.plan.uuids.stage_fs
+    if probe.blkid(mapping(STAGE_MAPPING), "UUID") != context.plan.uuids.stage_fs:
+        return False
+    unmount(STAGE_MOUNT)
+    try:
+        runner.run(["e2fsck", "-f", "-p", mapping(STAGE_MAPPING)], timeout=3600, ok=(0, 1))
+    except CommandError as damage:
+        context.say(f"the filesystem on the stick is made again: {damage.advice}")
+        return False
+    return True
 
 
 def _mount_both(context: Context) -> None:

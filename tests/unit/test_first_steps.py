@@ -12,10 +12,11 @@ import pytest
 
 from crfs import bindings, proof, trees
 from crfs.bootfiles import BootFiles
-from crfs.errors import HsmError
+from crfs.errors import CommandError, HsmError
+from crfs.model import STAGE_MAPPING
 from crfs.steps import stage
-from crfs.steps.base import Context
-from tests.unit.pi import FakePi, record
+from crfs.steps.base import Context, mapping
+from tests.unit.pi import UUIDS, FakePi, record
 
 KEY = b"key" * 100
 
@@ -95,3 +96,34 @@ def test_what_rsync_has_read_reaches_the_reading_back(
     assert given == [context.copied]
     assert context.copied is not None
     assert b"name" in context.copied._names
+
+
+@pytest.mark.parametrize(
+    ("uuid", "damaged", "present", "checked"),
+    [
+        (UUIDS.stage_fs, False, True, True),
+        (UUIDS.stage_fs, True, False, True),
+        (UUIDS.root_luks, False, False, False),
+    ],
+)
+def test_a_filesystem_that_cannot_be_mended_is_made_again(
+    pi: FakePi,
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+    uuid: str,
+    damaged: bool,
+    present: bool,
+    checked: bool,
+) -> None:
+    """What a stick was given last may be torn by a power cut."""
+    monkeypatch.setattr(Context, "open_stage", lambda self: None)
+    opened = mapping(STAGE_MAPPING)
+    pi.superblocks[opened, "UUID"] = uuid
+
+    def check(argv: list[str]) -> None:
+        if damaged and argv[0] == "e2fsck":
+            raise CommandError("it is damaged", advice="look")
+
+    pi.on_run = check
+    assert stage._filesystem_present(context) is present
+    assert (["e2fsck", "-f", "-p", opened] in pi.effects) is checked
