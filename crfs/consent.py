@@ -32,8 +32,9 @@ def given(plan: Plan) -> bool:
 
 
 def withdraw() -> None:
-    """Forget it; there is no run any more."""
-    FILE.unlink(missing_ok=True)
+    """Forget it durably; there is no run any more. Raises OSError."""
+    if FILE.exists():
+        fatfile.remove(FILE)
 
 
 def _text(plan: Plan) -> bytes:

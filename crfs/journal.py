@@ -121,7 +121,11 @@ class Journal:
         self._sequence = sequence
 
     def remove(self) -> None:
-        """Forget the run. The newest slot goes last, so that a cut leaves a readable journal."""
+        """Forget the run. The newest slot goes last, so that a cut leaves a readable journal.
+
+        The folder stays until `remove_empty_folder`: as long as it is there, the next boot looks
+        whether something was left to be done.
+        """
         if not self.folder.is_dir():
             return
         newest = self._sequence % 2
@@ -129,7 +133,6 @@ class Journal:
             fatfile.remove(self.folder / name)
         for unfinished in self.folder.glob(f"*{fatfile.SUFFIX}"):
             unfinished.unlink()
-        self.remove_empty_folder()
 
     def remove_empty_folder(self) -> None:
         """Also what a cut in `remove`, or before the first `write`, has left."""

@@ -100,8 +100,7 @@ def _work(log: Any) -> int:
     journal = Journal(probe.boot_mount())
     record = journal.read()
     if record is None:
-        journal.remove_empty_folder()
-        consent.withdraw()
+        _forget(journal)
         log.info("there is no migration to go on with")
         return 0
     check_card(record)
@@ -135,6 +134,13 @@ def _work(log: Any) -> int:
         if isinstance(failure, CommandError | DisagreementError):
             halt = failing.blame(halt, context.record)
     return _halt(migration, shown, log, halt)
+
+
+def _forget(journal: Journal) -> None:
+    """There is no run any more. The folder goes last: until then the next boot comes here."""
+    journal.remove()
+    consent.withdraw()
+    journal.remove_empty_folder()
 
 
 def make_writable(record: Record) -> None:
@@ -343,8 +349,7 @@ def _complete(context: Context, shown: progress.Progress, log: Any) -> None:
     report.chmod(0o644)
     bootrecord.write(context.boot.folder)
     context.boot.remove_own()
-    context.journal.remove()
-    consent.withdraw()
+    _forget(context.journal)
     shown.settle(DONE, "the root filesystem is encrypted")
     log.info(f"done: / is on cryptrfs, unlocked by the {context.binding.TITLE}", kind="done")
 
@@ -364,8 +369,7 @@ def _roll_back(context: Context, shown: progress.Progress, log: Any) -> int:
     _let_go(context)
     stick = _erase_stage(context)
     context.boot.remove_own()
-    context.journal.remove()
-    consent.withdraw()
+    _forget(context.journal)
     shown.settle("rolled_back", f"the card is as it was; {stick}")
     log.info(f"rolled back: the card is as it was; {stick}", kind="rolled_back")
     return 0

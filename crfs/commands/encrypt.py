@@ -113,10 +113,10 @@ def _begin(decision: Decision, *, ask: bool) -> None:
         try:
             # First what the next boot would go on with.
             journal.remove()
+            consent.withdraw()
             boot.remove_own()
             journal.remove_empty_folder()
             fatfile.remove_room(boot.folder)
-            consent.withdraw()
         finally:
             binding.give_back(plan.services)
         raise

@@ -264,6 +264,7 @@ def test_removing_can_be_cut(
             kept.remove()
     else:
         kept.remove()
+        kept.remove_empty_folder()
         assert not (tmp_path / journal.FOLDER).exists()
     found = Journal(tmp_path).read()
     assert found is None or found.attempts == writes - 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -665,3 +667,22 @@ def test_lock_is_for_one(pi: FakePi) -> None:
         with pytest.raises(CrfsError, match="at work"), worker.locked():
             pass
     assert not live.is_running()
+
+
+def test_a_cut_at_the_very_end_leaves_nothing_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal is gone, what was agreed to is not: as long as its folder is there, it goes."""
+    world.pi.journal.write(record("rolling_back", str(world.pi.boot)))
+    consent.give(record("rolling_back", str(world.pi.boot)).plan)
+    with monkeypatch.context() as cut:
+        cut.setattr(consent, "withdraw", lambda: os.kill(os.getpid(), signal.SIGINT))
+        world.pi.crfs("run")
+    folder = world.pi.boot / journal.FOLDER
+    assert (world.pi.journal.exists(), folder.exists(), consent.FILE.exists()) == (
+        False,
+        True,
+        True,
+    )
+    assert world.pi.crfs("run").code == 0
+    assert (folder.exists(), consent.FILE.exists()) == (False, False)
