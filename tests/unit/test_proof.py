@@ -366,13 +366,15 @@ def test_marks_are_found_however_many_there_are(
     assert changed == {b"folder", b"folder/file", b"hard"}
 
 
-def copied_now(source: Path, monkeypatch: pytest.MonkeyPatch) -> Copied:
-    """What rsync would have told of a copy that was made in this moment."""
+def copied_now(
+    source: Path, monkeypatch: pytest.MonkeyPatch, only: tuple[bytes, ...] = ()
+) -> Copied:
+    """What rsync would have told of a copy, all or `only` these, made in this moment."""
     monkeypatch.setattr(proof, "_RECENT_NS", 10**7)
     time.sleep(0.05)
     copied = Copied()
     for name, path, facts in trees.walk(source):
-        if stat.S_ISREG(facts.st_mode):
+        if stat.S_ISREG(facts.st_mode) and (not only or name in only):
             copied.add(name, hashlib.md5(Path(os.fsdecode(path)).read_bytes()).digest())
     time.sleep(0.02)  # the next tick of the clock behind ctime
     return copied
@@ -474,11 +476,7 @@ def test_what_rsync_has_not_read_is_not_summed_up(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an interruption most is there already; to read it twice would help nobody."""
-    monkeypatch.setattr(proof, "_RECENT_NS", 10**7)
-    time.sleep(0.05)
-    copied = Copied()
-    copied.add(b"other", hashlib.md5(b"other").digest())
-    time.sleep(0.02)
+    copied = copied_now(pair[0], monkeypatch, only=(b"other",))
     summed: list[bytes] = []
     real = proof._md5
 

@@ -34,7 +34,7 @@ def test_bytes_go_through_unchanged() -> None:
     assert runner.run(["cat"], stdin=big) == big
 
 
-def test_lines_are_heard_as_they_come(tmp_path: Path) -> None:
+def test_lines_are_heard_as_they_come() -> None:
     heard: list[bytes] = []
     script = "seq 1 20000; printf '\\377 last\\n'; printf rest"
     assert runner.run(["sh", "-c", script], heard=heard.append) == b""
