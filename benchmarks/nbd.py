@@ -4,11 +4,10 @@
 
 One request is served after the other, as SD cards and plain USB sticks do it. A read or a write
 takes as long as its bytes take, but no less than one operation takes; a flush or a discard takes
-one write operation, whatever it covers. Reads, or writes, of which each goes on where the last one
-ended, and was waiting with it, are one operation: before a real card or stick, which takes one or
-two requests at a time, the kernel's queue would have made them one. Here it cannot, since a virtio
-disk takes all that there are. Whoever connects to the second socket gets the counters
-as one line of JSON.
+one write operation, whatever it covers. Reads, or writes, that lie side by side and wait at the
+same time are one operation: before a real card or stick, which takes one or two requests at a
+time, the kernel's queue would have made them one. Here it cannot, since a virtio disk takes all
+that there are. Whoever connects to the second socket gets the counters as one line of JSON.
 """
 
 from __future__ import annotations
@@ -174,22 +173,60 @@ def negotiate(connection: socket.socket, size: int) -> None:
         reply(option, UNSUPPORTED)
 
 
+@dataclass
+class Request:
+    """One request; `queued` is whether it was there when another one was taken up."""
+
+    kind: int
+    handle: int
+    offset: int
+    size: int
+    data: bytes
+    queued: bool = False
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
+
+def side_by_side(waiting: list[Request]) -> list[Request]:
+    """Take out what has waited longest, and what lies before and behind it; in their order."""
+    alike = [one for one in waiting if one.kind == waiting[0].kind]
+    alike.sort(key=lambda one: one.offset)
+    begin = alike.index(waiting[0])
+    end = begin + 1
+    while begin and alike[begin - 1].end == alike[begin].offset:
+        begin -= 1
+    while end < len(alike) and alike[end - 1].end == alike[end].offset:
+        end += 1
+    taken = alike[begin:end]
+    for one in taken:
+        waiting.remove(one)
+    return taken
+
+
 def transmit(connection: socket.socket, disk: Disk) -> None:
     """Serve requests until the other end has had enough."""
-    queued = more = False
+    waiting: list[Request] = []
+    taken: list[Request] = []
     while True:
-        head = receive(connection, 28)
-        magic, _, kind, handle, offset, size = struct.unpack(">IHHQQI", head)
-        if magic != REQUEST_MAGIC or kind == DISCONNECT:
-            return
-        data = receive(connection, size) if kind == WRITE else b""
-        queued, more = more, bool(select.select([connection], [], [], 0)[0])
+        while not (waiting or taken) or select.select([connection], [], [], 0)[0]:
+            head = receive(connection, 28)
+            magic, _, kind, handle, offset, size = struct.unpack(">IHHQQI", head)
+            if magic != REQUEST_MAGIC or kind == DISCONNECT:
+                return
+            data = receive(connection, size) if kind == WRITE else b""
+            waiting.append(Request(kind, handle, offset, size, data))
+        taken = taken or side_by_side(waiting)
+        one = taken.pop(0)
+        for other in (*waiting, *taken):
+            other.queued = True
         error = 0
         try:
-            read = disk.carry_out(kind, offset, size, data, queued=queued)
+            read = disk.carry_out(one.kind, one.offset, one.size, one.data, queued=one.queued)
         except OSError as problem:
             error, read = problem.errno or INVALID, b""
-        connection.sendall(struct.pack(">IIQ", REPLY_MAGIC, error, handle) + read)
+        connection.sendall(struct.pack(">IIQ", REPLY_MAGIC, error, one.handle) + read)
 
 
 def listen(path: Path) -> socket.socket:

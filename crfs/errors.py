@@ -88,9 +88,18 @@ class StateError(CrfsError):
 
 
 class CommandError(CrfsError):
-    """A command failed, could not be started or ran out of time."""
+    """A command failed, could not be started or ran out of time.
+
+    `status` is the exit status that it ended with by itself, negative for a signal.
+    """
 
     code = 19
+
+    def __init__(
+        self, what: str, *, data: str = UNTOUCHED, advice: str = "", status: int | None = None
+    ) -> None:
+        super().__init__(what, data=data, advice=advice)
+        self.status = status
 
     @classmethod
     def of_system(cls, problem: OSError, then: str) -> CommandError:

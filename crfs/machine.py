@@ -73,8 +73,6 @@ class Migration:
         if target == STAGING:
             # Key, stick and filesystem are there; what is live is looked at again.
             changes["finished"] = tuple(step.id for step in steps.BY_STATE[STAGING])
-        if target in (TRYING_STAGE, TRYING_ROOT):
-            changes["trials"] = self.context.record.trials + 1
         # A phase that was reached by a boot has its own count of failures.
         if target in (RESTORING, FINISHING, ROLLING_BACK):
             changes["trials"] = changes["attempts"] = 0
@@ -138,7 +136,6 @@ class Migration:
         record = self.context.record
         note = self.context.boot.failure_note
         plain = self.state == TRYING_STAGE
-        begun = all(step.id in record.finished for step in steps.BY_STATE[self.state])
         if plain:
             # Services run again: the copy on the stick is out of date and must not be booted.
             self.fall_back_and_disarm()
@@ -160,7 +157,7 @@ class Migration:
                 advice=f"look at the module's seat (and the HSM's blue LED); then {ways}",
                 needs_human=True,
             )
-        if begun and record.trials >= MAX_TRIALS:
+        if record.trials >= MAX_TRIALS:
             return Halt(
                 code=StateError.code,
                 what=f"{record.trials} trial boots from {target} did not reach their goal.",
@@ -169,8 +166,7 @@ class Migration:
                 needs_human=True,
             )
         if not plain:
-            trials = record.trials + 1 if begun else record.trials
-            self.context.save(finished=(), boot_id=probe.boot_id(), trials=trials, halt=None)
+            self.context.save(finished=(), boot_id=probe.boot_id(), halt=None)
         return None
 
     def fall_back_and_disarm(self) -> None:

@@ -127,7 +127,7 @@ class Record:
     step: str = ""  # begun and not finished
     finished: tuple[str, ...] = ()  # steps of this state that are done
     attempts: int = 0  # halts in this phase
-    trials: int = 0  # trial boots of this phase
+    trials: int = 0  # trial boots of this phase, counted as they begin
     offset: int = 0  # bytes of the step's work that are safely on the medium
     boot_id: str = ""  # of the boot in which this state began
     fingerprint: str = ""  # what the initramfs was built from

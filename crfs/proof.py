@@ -17,25 +17,28 @@ import os
 import stat
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 from crfs.errors import CARD_UNTOUCHED, DisagreementError
 from crfs.marks import Marks
-from crfs.streams import in_order
 from crfs.trees import FLAGS_KEPT, TOP, Links, carries_flags, get_flags, open_inode, walk
 
 OTHER_CONTENTS = "has other contents"
 # The clock behind ctime ticks every few milliseconds: a change within the tick of the one before
 # leaves no trace in it.
 _RECENT_NS = 2 * 10**9
-# What one thread compares at once.
-_BATCH_ENTRIES = 32
-_BATCH_BYTES = 2**20
-_READ_BYTES = 2**20
+# How many names ahead of the one that is compared are fetched.
+_AHEAD = 256
+# How many large files may wait for being compared.
+_LARGE_AHEAD = 4
 # The kernel reads ahead by itself in files that are larger (its read_ahead_kb is 128).
 _SMALL_BYTES = 2**17
+_READ_BYTES = 2**20
 
 
 # Names, each with in what it differs.
@@ -133,10 +136,10 @@ class Moment:
         passed = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self._since_boot
         self._ns = min(self._ns, time.time_ns() - passed)
 
-    def unchanged(self, facts: os.stat_result) -> bool:
-        """Whether something had not changed since when its facts were asked for."""
+    def unchanged(self, *facts: os.stat_result) -> bool:
+        """Whether none of these things had changed since when its facts were asked for."""
         self.look()
-        return facts.st_ctime_ns < self._ns - _RECENT_NS
+        return all(one.st_ctime_ns < self._ns - _RECENT_NS for one in facts)
 
 
 class Copied:
@@ -158,19 +161,15 @@ class Copied:
         self._sums.add(md5 + name)
 
     def may_know(self, pair: Pair) -> bool:
-        """Whether rsync has read the file that has this name."""
-        return (
-            pair.name in self._names
-            and self._begun.unchanged(pair.facts)
-            and self._is_in_place(pair)
-        )
+        """Whether rsync has read what has this name, if that is still the same file."""
+        return pair.name in self._names and self._begun.unchanged(pair.facts)
 
     def is_whole(self, pair: Pair) -> bool:
         """Whether the copy of a file holds what the source does. Reads the copy only.
 
         False does not say that it is not so. Raises OSError.
         """
-        if not self.may_know(pair):
+        if not (self.may_know(pair) and self._is_in_place(pair)):
             return False
         return _md5(pair.other, pair.facts.st_size) + pair.name in self._sums
 
@@ -180,21 +179,18 @@ class Copied:
         A folder that is moved takes along what is in it, whose times stay; its own do not. They
         are asked for after the file's: whatever is moved later has other facts under that name.
         """
-        path = pair.path
+        path, above = pair.path, []
         for _ in range(pair.name.count(b"/") + 1):
             path = os.path.dirname(path)
-            if not self._begun.unchanged(os.lstat(path)):
-                return False
-        return True
+            above.append(os.lstat(path))
+        return self._begun.unchanged(*above)
 
 
 def _md5(path: bytes, size: int) -> bytes:
     # Against what goes wrong, not against anyone: the stick is encrypted.
     digest = hashlib.md5(usedforsecurity=False)
-    with open(open_inode(path), "rb", buffering=0) as file:
-        while content := file.read(min(size, _READ_BYTES)):
-            digest.update(content)
-            size -= len(content)
+    for content in _content(path, size):
+        digest.update(content)
     return digest.digest()
 
 
@@ -330,21 +326,32 @@ def _linked_alike(pair: Pair, links: dict[tuple[int, int], int]) -> bool:
 def _judged(
     pairs: Iterable[Pair], skip: Callable[[bytes], bool], copied: Copied | None = None
 ) -> Iterator[tuple[Pair, Found]]:
-    """Each pair, and in what it differs."""
+    """Each pair, and in what it differs; not quite in their order.
 
-    def judge(batch: list[Pair]) -> list[Found]:
-        return [_judge(pair, skip, copied) for pair in batch]
-
-    for batch, found in in_order(judge, _batches(_read_ahead(pairs, copied))):
-        yield from zip(batch, found, strict=True)
+    Large files are left to another thread, which does nothing but wait for the medium and
+    compare. With small ones, threads would mostly wait for each other.
+    """
+    large: deque[tuple[Pair, Future[Found]]] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        for pair in _read_ahead(pairs, copied):
+            if pair.bytes <= _SMALL_BYTES:
+                yield pair, _judge(pair, skip, copied)
+                continue
+            large.append((pair, pool.submit(_judge, pair, skip, copied)))
+            if len(large) > _LARGE_AHEAD:
+                first, found = large.popleft()
+                yield first, found.result()
+        for first, found in large:
+            yield first, found.result()
 
 
 def _read_ahead(pairs: Iterable[Pair], copied: Copied | None) -> Iterator[Pair]:
-    """Have the kernel fetch small files before they are asked for.
+    """Have the kernel fetch small files well before they are asked for.
 
     One by one, each costs the medium a request of its own, and those are few in a second. What
     waits in a queue, and lies side by side, becomes one.
     """
+    ahead: deque[Pair] = deque()
     for pair in pairs:
         against = pair.against
         if 0 < pair.bytes <= _SMALL_BYTES and against and stat.S_ISREG(against.st_mode):
@@ -352,7 +359,10 @@ def _read_ahead(pairs: Iterable[Pair], copied: Copied | None) -> Iterator[Pair]:
                 _fetch(pair.other)
                 if copied is None or not copied.may_know(pair):
                     _fetch(pair.path)
-        yield pair
+        ahead.append(pair)
+        if len(ahead) > _AHEAD:
+            yield ahead.popleft()
+    yield from ahead
 
 
 def _fetch(path: bytes) -> None:
@@ -361,20 +371,6 @@ def _fetch(path: bytes) -> None:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
     finally:
         os.close(descriptor)
-
-
-def _batches(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
-    """A few small files together: to hand each over to a thread takes longer than to read it."""
-    batch: list[Pair] = []
-    size = 0
-    for pair in pairs:
-        batch.append(pair)
-        size += pair.bytes
-        if size >= _BATCH_BYTES or len(batch) == _BATCH_ENTRIES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _judge(pair: Pair, skip: Callable[[bytes], bool], copied: Copied | None = None) -> Found:
@@ -434,20 +430,22 @@ def _xattrs(path: bytes) -> dict[str, bytes]:
 
 
 def _same_content(left: bytes, right: bytes, size: int) -> bool:
-    with (
-        open(open_inode(left), "rb", buffering=0) as one,
-        open(open_inode(right), "rb", buffering=0) as two,
-    ):
-        while size > 0:
-            # Room for what is left, and no more: most files are small.
-            room = min(size, _READ_BYTES)
-            a, b = one.read(room), two.read(room)
-            if a != b:
-                return False
-            if not a:
-                break
-            size -= len(a)
-    return True
+    pieces = zip_longest(_content(left, size), _content(right, size))
+    return all(one == two for one, two in pieces)
+
+
+def _content(path: bytes, size: int) -> Iterator[bytes]:
+    """What a file begins with, in pieces; while one is looked at, the next is fetched."""
+    descriptor = open_inode(path)
+    try:
+        for begin in range(0, size, _READ_BYTES):
+            end = min(begin + _READ_BYTES, size)
+            content = os.read(descriptor, end - begin)
+            if end < size:
+                os.posix_fadvise(descriptor, end, _READ_BYTES, os.POSIX_FADV_WILLNEED)
+            yield content
+    finally:
+        os.close(descriptor)
 
 
 def explain(difference: Difference) -> DisagreementError:

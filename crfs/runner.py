@@ -96,7 +96,9 @@ def _start(
     except sh.ErrorReturnCode as failure:
         code = failure.exit_code
         ending = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
-        raise CommandError(f"'{shown}' {ending}.", data=data, advice=_advice(err)) from None
+        raise CommandError(
+            f"'{shown}' {ending}.", data=data, advice=_advice(err), status=code
+        ) from None
 
 
 class _Lines(io.BytesIO):

@@ -212,6 +212,7 @@ def _go_on(migration: Migration, shown: progress.Progress, log: Any) -> int:
         for step in BY_STATE[migration.state]:
             _do_step(context, migration.state, step, shown, log)
         if migration.state in (TRYING_STAGE, TRYING_ROOT):
+            context.save(trials=context.record.trials + 1)
             return _reboot(context, shown, log, trial=True)
         migration.advance()
     _complete(context, shown, log)

@@ -111,9 +111,11 @@ def _begin(decision: Decision, *, ask: bool) -> None:
         journal.write(record)
     except BaseException:
         try:
-            # First what the next boot would go on with.
-            journal.remove()
-            consent.withdraw()
+            try:
+                # First what the next boot would go on with.
+                journal.remove()
+            finally:
+                consent.withdraw()
             boot.remove_own()
             journal.remove_empty_folder()
             fatfile.remove_room(boot.folder)

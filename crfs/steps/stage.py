@@ -134,15 +134,23 @@ def _journal_mib(plan: Plan) -> int:
     return 64 if gib >= 2 else 32 if gib >= 1 else 16 if gib >= 0.5 else 4
 
 
+# Exit statuses of e2fsck(8): errors that it leaves are 4, what it cannot work on at all is 8; each
+# with what it has repaired (1, 2). Cancelled, or ended by a signal, it says nothing.
+_BEYOND_REPAIR = range(4, 16)
+
+
 def _filesystem_present(context: Context) -> bool:
     """Whether it is there and sound: a stick may have lost what it was given last."""
     context.open_stage()
     if probe.blkid(mapping(STAGE_MAPPING), "UUID") != context.plan.uuids.stage_fs:
         return False
     unmount(STAGE_MOUNT)
+    context.say("checking the filesystem on the stick")
     try:
         runner.run(["e2fsck", "-f", "-p", mapping(STAGE_MAPPING)], timeout=3600, ok=(0, 1))
-    except CommandError:
+    except CommandError as failure:
+        if failure.status not in _BEYOND_REPAIR:
+            raise
         context.say("the filesystem on the stick is damaged, and is made again")
         return False
     return True

@@ -67,6 +67,17 @@ def test_reads_that_go_on_and_were_waiting_are_one_operation() -> None:
     assert pace.done_at(nbd.WRITE, 101, 1, 0.0, queued=True) == pytest.approx(1.82, abs=0.01)
 
 
+def test_what_lies_side_by_side_and_waits_is_taken_up_together() -> None:
+    """In its order on the disk, whatever the order in which it was asked for."""
+    read, write = nbd.READ, nbd.WRITE
+    asked = [(read, 30, 5), (read, 10, 10), (write, 35, 1), (read, 20, 10), (read, 40, 1)]
+    waiting = [nbd.Request(kind, 7, offset, size, b"") for kind, offset, size in asked]
+    offsets = []
+    while waiting:
+        offsets.append([one.offset for one in nbd.side_by_side(waiting)])
+    assert offsets == [[10, 20, 30], [35], [40]]
+
+
 def _ask(kind: int, offset: int, size: int, data: bytes = b"") -> bytes:
     return struct.pack(">IHHQQI", nbd.REQUEST_MAGIC, 0, kind, 7, offset, size) + data
 

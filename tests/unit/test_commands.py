@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from crfs import __version__, bootrecord, fatfile, live, worker
+from crfs import __version__, bootrecord, consent, fatfile, live, worker
 from crfs.commands import follow
 from crfs.commands.follow import _Line
 from crfs.errors import CommandError
-from crfs.journal import SLOTS
+from crfs.journal import SLOTS, Journal
 from crfs.live import render
 from crfs.model import UNIT, Halt, StepRecord
 from crfs.steps import BY_STATE
@@ -75,6 +75,20 @@ def test_a_beginning_that_fails_leaves_nothing_to_go_on_with(
     pi.on_run = refuse
     assert pi.crfs("encrypt", "--yes").code == 19
     assert snapshot(pi.boot) == before
+
+
+def test_what_was_agreed_to_is_taken_back_whatever_else_cannot_be(
+    pi: FakePi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A boot partition that has become read-only keeps the journal."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Journal, "write", refuse)
+    monkeypatch.setattr(Journal, "remove", refuse)
+    assert pi.crfs("encrypt", "--yes").code == 19
+    assert not consent.FILE.exists()
 
 
 def test_status_of_nothing(pi: FakePi) -> None:

@@ -99,11 +99,13 @@ def test_what_rsync_has_read_reaches_the_reading_back(
 
 
 @pytest.mark.parametrize(
-    ("uuid", "damaged", "present", "checked"),
+    ("uuid", "status", "present", "checked"),
     [
-        (UUIDS.stage_fs, False, True, True),
-        (UUIDS.stage_fs, True, False, True),
-        (UUIDS.root_luks, False, False, False),
+        (UUIDS.stage_fs, 0, True, True),
+        (UUIDS.stage_fs, 4, False, True),
+        (UUIDS.stage_fs, 8, False, True),
+        (UUIDS.stage_fs, 5, False, True),
+        (UUIDS.root_luks, 0, False, False),
     ],
 )
 def test_a_filesystem_that_cannot_be_mended_is_made_again(
@@ -111,7 +113,7 @@ def test_a_filesystem_that_cannot_be_mended_is_made_again(
     context: Context,
     monkeypatch: pytest.MonkeyPatch,
     uuid: str,
-    damaged: bool,
+    status: int,
     present: bool,
     checked: bool,
 ) -> None:
@@ -121,9 +123,26 @@ def test_a_filesystem_that_cannot_be_mended_is_made_again(
     pi.superblocks[opened, "UUID"] = uuid
 
     def check(argv: list[str]) -> None:
-        if damaged and argv[0] == "e2fsck":
-            raise CommandError("it is damaged", advice="look")
+        if status and argv[0] == "e2fsck":
+            raise CommandError("it is damaged", advice="look", status=status)
 
     pi.on_run = check
     assert stage._filesystem_present(context) is present
     assert (["e2fsck", "-f", "-p", opened] in pi.effects) is checked
+
+
+@pytest.mark.parametrize("status", [None, -9, 16, 32, 36])
+def test_a_check_that_did_not_end_says_nothing_of_the_filesystem(
+    pi: FakePi, context: Context, monkeypatch: pytest.MonkeyPatch, status: int | None
+) -> None:
+    """Out of time, out of memory, cancelled: no reason to copy everything again."""
+    monkeypatch.setattr(Context, "open_stage", lambda self: None)
+    pi.superblocks[mapping(STAGE_MAPPING), "UUID"] = UUIDS.stage_fs
+
+    def check(argv: list[str]) -> None:
+        if argv[0] == "e2fsck":
+            raise CommandError("it did not end", advice="look", status=status)
+
+    pi.on_run = check
+    with pytest.raises(CommandError, match="did not end"):
+        stage._filesystem_present(context)

@@ -532,3 +532,61 @@ def test_small_files_are_fetched_before_they_are_read(
     assert not [path for path in paths if path.endswith(("large", "empty", "link"))]
     if known:
         assert not [path for path in paths if path.startswith(f"{pair[0]}/")]
+
+
+@pytest.mark.parametrize(("ahead", "large_ahead"), [(0, 0), (1, 1), (256, 4)])
+def test_every_file_is_compared_however_little_is_looked_ahead(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, ahead: int, large_ahead: int
+) -> None:
+    """Each second file is large."""
+    monkeypatch.setattr(proof, "_AHEAD", ahead)
+    monkeypatch.setattr(proof, "_LARGE_AHEAD", large_ahead)
+    wrong = []
+    for number in range(40):
+        name = f"{number:02}"
+        for root in pair:
+            content = bytes(proof._SMALL_BYTES + number) if number % 2 else b"small"
+            (root / name).write_bytes(content)
+            os.utime(root / name, (10**9, 10**9))
+        if number % 3 == 0:
+            wrong.append(name)
+            keep_time(pair[1] / name, lambda path: path.write_bytes(path.read_bytes()[:-1] + b"!"))
+    for root in pair:
+        os.utime(root, (10**9, 10**9))
+    let_age(pair, monkeypatch)
+    proven, emptied = prove(pair)
+    assert emptied == len(wrong)
+    for number in range(40):
+        name = f"{number:02}"
+        assert bool((pair[1] / name).stat().st_size) is (name not in wrong)
+    assert len(proven) == 12 + 40 - len(wrong)
+
+
+def test_the_next_piece_is_fetched_while_one_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piece = proof._READ_BYTES
+    content = os.urandom(2 * piece + 3)
+    (tmp_path / "one").write_bytes(content)
+    told: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, *what: told.append(what))
+    pieces = proof._content(os.fsencode(tmp_path / "one"), len(content))
+    assert next(pieces) == content[:piece]
+    assert told == [(piece, piece, os.POSIX_FADV_WILLNEED)]
+    assert b"".join(pieces) == content[piece:]
+    assert len(told) == 2
+    # What has become shorter meanwhile ends there.
+    assert b"".join(proof._content(os.fsencode(tmp_path / "one"), 5 * piece)) == content
+
+
+@pytest.mark.parametrize("place", [0, proof._READ_BYTES, 2 * proof._READ_BYTES + 2])
+def test_a_difference_is_found_wherever_it_is(tmp_path: Path, place: int) -> None:
+    content = bytearray(2 * proof._READ_BYTES + 3)
+    (tmp_path / "one").write_bytes(content)
+    content[place] = 1
+    (tmp_path / "two").write_bytes(content)
+    one, two = (os.fsencode(tmp_path / name) for name in ("one", "two"))
+    assert not proof._same_content(one, two, len(content))
+    assert proof._same_content(one, one, len(content))
+    (tmp_path / "two").write_bytes(content[:place])
+    assert not proof._same_content(one, two, len(content))

@@ -66,6 +66,7 @@ def test_arguments_are_no_shell_line(tmp_path: Path) -> None:
 def test_exit_code_and_standard_error_are_told() -> None:
     error = failure("sh", "-c", "echo out; echo why >&2; echo because >&2; exit 3")
     assert error.code == 19
+    assert error.status == 3
     assert "exit code 3" in error.what
     assert "why\nbecause" in error.advice
 

@@ -17,9 +17,9 @@ from crfs import bootrecord, consent, journal, live, probe, progress, steps, wor
 from crfs.bootfiles import BootFiles
 from crfs.errors import CommandError, CrfsError, DisagreementError, HsmError
 from crfs.journal import Entry, Journal
-from crfs.machine import MAX_ATTEMPTS
+from crfs.machine import MAX_ATTEMPTS, MAX_TRIALS
 from crfs.model import Halt, Record
-from crfs.steps import Context, Step
+from crfs.steps import BY_STATE, Context, Step
 from tests.unit.pi import OTHER_BOOT_ID, FakePi, build, record, snapshot
 
 
@@ -569,6 +569,24 @@ def test_attempts_are_limited_in_the_settling_too(world: World) -> None:
         world.pi.boot_id = f"boot {number}"
         assert world.pi.crfs("run").code == 19
     assert world.log.count("stop-services") == MAX_ATTEMPTS
+
+
+@pytest.mark.parametrize(("state", "where"), [("trying_stage", "plain"), ("trying_root", "stage")])
+def test_only_trials_that_begin_are_counted(world: World, state: str, where: str) -> None:
+    """What keeps one from being armed is to be told, not that boots have failed."""
+    first = BY_STATE[state][0].id
+    world.fail[first] = CommandError("it cannot be armed", advice="x")
+    world.pi.where = where
+    world.pi.journal.write(record(state, str(world.pi.boot), destroyed=where == "stage"))
+    for number in range(MAX_TRIALS):
+        world.pi.boot_id = f"boot {number}"
+        assert world.pi.crfs("run").code == 19
+        assert kept_halt(world.pi).what == "it cannot be armed"
+    world.fail.clear()
+    assert world.pi.crfs("run").code == 0
+    kept = world.pi.journal.read()
+    assert kept is not None
+    assert (kept.state, kept.trials) == (state, 1)
 
 
 def test_needs_human_waits(world: World) -> None:

@@ -19,6 +19,7 @@ from crfs.rehearsal.cuts.faults import PHASES
 from crfs.rehearsal.cuts.trace import Fault
 from crfs.rehearsal.cuts.world import CUT, IDLE, POWEROFF, REBOOT, World
 from crfs.rehearsal.layout import copy_sparse
+from crfs.rehearsal.uml import uml_modules
 
 BOOT_S = 300.0
 COMMAND = "crfs encrypt --yes --disk /dev/ubda --usb /dev/ubdb"
@@ -56,14 +57,14 @@ class Starts:
 
 
 def code() -> str:
-    """A digest of everything that the results depend on."""
-    package = PROJECT / "crfs"
-    return digest(
+    """A digest of everything that the results depend on: crfs, and the kernel it runs on."""
+    files = [
         read(path)
-        for folder in (package, PROJECT / "initramfs-hooks")
+        for folder in (PROJECT / "crfs", PROJECT / "initramfs-hooks")
         for path in sorted(folder.rglob("*"))
         if path.suffix != ".pyc"
-    )
+    ]
+    return digest([uml_modules().name.encode(), *files])
 
 
 def prepare(cache: Path, scratch: Path, *, tryboot: bool) -> Starts:
