@@ -209,14 +209,18 @@ def transmit(connection: socket.socket, disk: Disk) -> None:
     """Serve requests until the other end has had enough."""
     waiting: list[Request] = []
     taken: list[Request] = []
+    more = True
     while True:
-        while not (waiting or taken) or select.select([connection], [], [], 0)[0]:
+        while more and (not (waiting or taken) or select.select([connection], [], [], 0)[0]):
             head = receive(connection, 28)
             magic, _, kind, handle, offset, size = struct.unpack(">IHHQQI", head)
             if magic != REQUEST_MAGIC or kind == DISCONNECT:
-                return
+                more = False
+                break
             data = receive(connection, size) if kind == WRITE else b""
             waiting.append(Request(kind, handle, offset, size, data))
+        if not (waiting or taken):
+            return
         taken = taken or side_by_side(waiting)
         one = taken.pop(0)
         for other in (*waiting, *taken):

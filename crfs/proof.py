@@ -18,8 +18,9 @@ import stat
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -59,6 +60,11 @@ class Pair:
     def is_folder(self) -> bool:
         """Whether it is a folder in the source."""
         return stat.S_ISDIR(self.facts.st_mode)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is too small for the kernel to read ahead in it by itself, holes and all."""
+        return self.facts.st_size <= _SMALL_BYTES
 
     @property
     def bytes(self) -> int:
@@ -189,8 +195,9 @@ class Copied:
 def _md5(path: bytes, size: int) -> bytes:
     # Against what goes wrong, not against anyone: the stick is encrypted.
     digest = hashlib.md5(usedforsecurity=False)
-    for content in _content(path, size):
-        digest.update(content)
+    with closing(_content(path, size)) as pieces:
+        for piece in pieces:
+            digest.update(piece)
     return digest.digest()
 
 
@@ -332,9 +339,11 @@ def _judged(
     compare. With small ones, threads would mostly wait for each other.
     """
     large: deque[tuple[Pair, Future[Found]]] = deque()
-    with ThreadPoolExecutor(1) as pool:
+    with contextlib.ExitStack() as at_the_end:
+        pool = ThreadPoolExecutor(1)
+        at_the_end.callback(pool.shutdown, cancel_futures=True)
         for pair in _read_ahead(pairs, copied):
-            if pair.bytes <= _SMALL_BYTES:
+            if pair.is_small:
                 yield pair, _judge(pair, skip, copied)
                 continue
             large.append((pair, pool.submit(_judge, pair, skip, copied)))
@@ -354,7 +363,7 @@ def _read_ahead(pairs: Iterable[Pair], copied: Copied | None) -> Iterator[Pair]:
     ahead: deque[Pair] = deque()
     for pair in pairs:
         against = pair.against
-        if 0 < pair.bytes <= _SMALL_BYTES and against and stat.S_ISREG(against.st_mode):
+        if pair.bytes and pair.is_small and against and stat.S_ISREG(against.st_mode):
             with contextlib.suppress(OSError):  # whoever reads it will meet that
                 _fetch(pair.other)
                 if copied is None or not copied.may_know(pair):
@@ -430,22 +439,34 @@ def _xattrs(path: bytes) -> dict[str, bytes]:
 
 
 def _same_content(left: bytes, right: bytes, size: int) -> bool:
-    pieces = zip_longest(_content(left, size), _content(right, size))
-    return all(one == two for one, two in pieces)
+    with closing(_content(left, size)) as ours, closing(_content(right, size)) as theirs:
+        return all(one == two for one, two in zip_longest(ours, theirs))
 
 
-def _content(path: bytes, size: int) -> Iterator[bytes]:
+def _content(path: bytes, size: int) -> Generator[bytes]:
     """What a file begins with, in pieces; while one is looked at, the next is fetched."""
     descriptor = open_inode(path)
     try:
         for begin in range(0, size, _READ_BYTES):
             end = min(begin + _READ_BYTES, size)
-            content = os.read(descriptor, end - begin)
+            content = _read(descriptor, end - begin)
             if end < size:
                 os.posix_fadvise(descriptor, end, _READ_BYTES, os.POSIX_FADV_WILLNEED)
             yield content
     finally:
         os.close(descriptor)
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    """As much, unless the file ends before.
+
+    Where a medium fails, the kernel gives what is before that first, and the error when it is
+    asked again.
+    """
+    content = os.read(descriptor, size)
+    while len(content) < size and (more := os.read(descriptor, size - len(content))):
+        content += more
+    return content
 
 
 def explain(difference: Difference) -> DisagreementError:

@@ -212,7 +212,6 @@ def _go_on(migration: Migration, shown: progress.Progress, log: Any) -> int:
         for step in BY_STATE[migration.state]:
             _do_step(context, migration.state, step, shown, log)
         if migration.state in (TRYING_STAGE, TRYING_ROOT):
-            context.save(trials=context.record.trials + 1)
             return _reboot(context, shown, log, trial=True)
         migration.advance()
     _complete(context, shown, log)
@@ -267,6 +266,8 @@ def _reboot(context: Context, shown: progress.Progress, log: Any, *, trial: bool
     if trial and context.plan.boot.tryboot:
         argv.append("--reboot-argument=0 tryboot")
     runner.run(["sync"], timeout=900)
+    if trial:
+        context.save(trials=context.record.trials + 1)
     runner.run(argv, timeout=300)
     return 0
 

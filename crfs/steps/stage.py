@@ -135,7 +135,7 @@ def _journal_mib(plan: Plan) -> int:
 
 
 # Exit statuses of e2fsck(8): errors that it leaves are 4, what it cannot work on at all is 8; each
-# with what it has repaired (1, 2). Cancelled, or ended by a signal, it says nothing.
+# with what it has repaired (1, 2). Cancelled, out of time or killed, it says nothing.
 _BEYOND_REPAIR = range(4, 16)
 
 

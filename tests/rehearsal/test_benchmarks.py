@@ -78,6 +78,21 @@ def test_what_lies_side_by_side_and_waits_is_taken_up_together() -> None:
     assert offsets == [[10, 20, 30], [35], [40]]
 
 
+def test_requests_that_were_sent_before_the_end_are_carried_out(tmp_path: Path) -> None:
+    """Those that lie side by side as one operation, whatever the order they were asked in."""
+    image = tmp_path / "image"
+    image.write_bytes(bytes(4096))
+    disk = nbd.Disk(image, Speed(1e9, 1e9, 1e6, 20.0))
+    here, there = socket.socketpair()
+    with here, there:
+        for offset in (1, 2, 3, 0):
+            here.sendall(_ask(nbd.WRITE, offset, 1, b"x"))
+        here.sendall(_ask(nbd.DISCONNECT, 0, 0))
+        nbd.transmit(there, disk)
+    assert image.read_bytes()[:5] == b"xxxx\0"
+    assert disk.counters.busy_s == pytest.approx(1 / 20)
+
+
 def _ask(kind: int, offset: int, size: int, data: bytes = b"") -> bytes:
     return struct.pack(">IHHQQI", nbd.REQUEST_MAGIC, 0, kind, 7, offset, size) + data
 

@@ -135,7 +135,7 @@ def test_a_filesystem_that_cannot_be_mended_is_made_again(
 def test_a_check_that_did_not_end_says_nothing_of_the_filesystem(
     pi: FakePi, context: Context, monkeypatch: pytest.MonkeyPatch, status: int | None
 ) -> None:
-    """Out of time, out of memory, cancelled: no reason to copy everything again."""
+    """Out of time, killed, cancelled: no reason to copy everything again."""
     monkeypatch.setattr(Context, "open_stage", lambda self: None)
     pi.superblocks[mapping(STAGE_MAPPING), "UUID"] = UUIDS.stage_fs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import os
 import socket
@@ -590,3 +591,57 @@ def test_a_difference_is_found_wherever_it_is(tmp_path: Path, place: int) -> Non
     assert proof._same_content(one, one, len(content))
     (tmp_path / "two").write_bytes(content[:place])
     assert not proof._same_content(one, two, len(content))
+
+
+def test_what_is_read_in_bits_is_compared_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel may give less than it is asked for; where a medium fails, the error comes next."""
+    for name, last in (("one", b"1"), ("two", b"2")):
+        (tmp_path / name).write_bytes(bytes(5000) + last)
+    one, two = (os.fsencode(tmp_path / name) for name in ("one", "two"))
+    real = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, size: real(descriptor, min(size, 1000)))
+    assert b"".join(proof._content(one, 9999)) == bytes(5000) + b"1"
+    assert proof._same_content(one, one, 5001)
+    assert not proof._same_content(one, two, 5001)
+
+    def fail(descriptor: int, size: int) -> bytes:
+        if size == 5001:
+            return real(descriptor, 4096)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "read", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        proof._same_content(one, two, 5001)
+    with pytest.raises(OSError, match="Input/output"):
+        proof._md5(one, 5001)
+
+
+def test_nothing_stays_open_where_a_medium_fails(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is open keeps the stick from being unmounted."""
+    for root in pair:
+        (root / "large").write_bytes(bytes(3 * proof._READ_BYTES))
+        os.utime(root / "large", (10**9, 10**9))
+        os.utime(root, (10**9, 10**9))
+    real, reads = proof._read, 0
+
+    def fail(descriptor: int, size: int) -> bytes:
+        nonlocal reads
+        reads += size == proof._READ_BYTES
+        if reads == 3:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(descriptor, size)
+
+    monkeypatch.setattr(proof, "_read", fail)
+    before = set(os.listdir("/proc/self/fd"))
+    gc.disable()
+    try:
+        with pytest.raises(OSError, match="Input/output") as caught:
+            prove(pair)
+        assert set(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
+    assert caught.value.errno == errno.EIO

@@ -571,6 +571,15 @@ def test_attempts_are_limited_in_the_settling_too(world: World) -> None:
     assert world.log.count("stop-services") == MAX_ATTEMPTS
 
 
+def test_trials_that_do_not_arrive_are_limited(world: World) -> None:
+    """Each boot is one of the plain card; what has failed before the trial does not count."""
+    for number in range(2 * MAX_TRIALS):
+        world.pi.boot_id = f"boot {number}"
+        world.pi.crfs("run")
+    assert world.log.count("arm-stage") == MAX_TRIALS
+    assert f"{MAX_TRIALS} trial boots" in kept_halt(world.pi).what
+
+
 @pytest.mark.parametrize(("state", "where"), [("trying_stage", "plain"), ("trying_root", "stage")])
 def test_only_trials_that_begin_are_counted(world: World, state: str, where: str) -> None:
     """What keeps one from being armed is to be told, not that boots have failed."""
