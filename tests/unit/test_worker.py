@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -702,8 +700,12 @@ def test_a_cut_at_the_very_end_leaves_nothing_for_ever(
     """The journal is gone, what was agreed to is not: as long as its folder is there, it goes."""
     world.pi.journal.write(record("rolling_back", str(world.pi.boot)))
     consent.give(record("rolling_back", str(world.pi.boot)).plan)
-    with monkeypatch.context() as cut:
-        cut.setattr(consent, "withdraw", lambda: os.kill(os.getpid(), signal.SIGINT))
+
+    def cut_the_power() -> None:
+        raise PowerCut
+
+    with monkeypatch.context() as cut, pytest.raises(PowerCut):
+        cut.setattr(consent, "withdraw", cut_the_power)
         world.pi.crfs("run")
     folder = world.pi.boot / journal.FOLDER
     assert (world.pi.journal.exists(), folder.exists(), consent.FILE.exists()) == (
