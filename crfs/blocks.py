@@ -27,7 +27,7 @@ from crfs import runner
 from crfs.errors import DisagreementError, HostError
 from crfs.streams import in_order
 
-PIECE = 2 * 2**20  # bytes read and written at once
+PIECE = 2**20  # bytes read and written at once
 SYNC_EVERY = 32 * 2**20  # bytes between two flushes, the most that a cut can cost
 
 _EXT4_IOC_RESIZE_FS = 0x40086610

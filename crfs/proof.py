@@ -195,7 +195,7 @@ class Copied:
 def _md5(path: bytes, size: int) -> bytes:
     # Against what goes wrong, not against anyone: the stick is encrypted.
     digest = hashlib.md5(usedforsecurity=False)
-    with closing(_content(path, size, forget=True)) as pieces:
+    with closing(_content(path, size)) as pieces:
         for piece in pieces:
             digest.update(piece)
     return digest.digest()
@@ -440,19 +440,12 @@ def _xattrs(path: bytes) -> dict[str, bytes]:
 
 def _same_content(left: bytes, right: bytes, size: int) -> bool:
     """Whether a file and its copy begin with the same."""
-    with (
-        closing(_content(left, size)) as ours,
-        closing(_content(right, size, forget=True)) as theirs,
-    ):
+    with closing(_content(left, size)) as ours, closing(_content(right, size)) as theirs:
         return all(one == two for one, two in zip_longest(ours, theirs))
 
 
-def _content(path: bytes, size: int, *, forget: bool = False) -> Generator[bytes]:
-    """What a file begins with, in pieces; while one is looked at, the next is fetched.
-
-    With `forget` it does not stay in memory, where it would push out what is needed again: what is
-    known of the source's folders, and files that services use.
-    """
+def _content(path: bytes, size: int) -> Generator[bytes]:
+    """What a file begins with, in pieces; while one is looked at, the next is fetched."""
     descriptor = open_inode(path)
     try:
         for begin in range(0, size, _READ_BYTES):
@@ -461,8 +454,6 @@ def _content(path: bytes, size: int, *, forget: bool = False) -> Generator[bytes
             if end < size:
                 os.posix_fadvise(descriptor, end, _READ_BYTES, os.POSIX_FADV_WILLNEED)
             yield content
-        if forget:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
 
