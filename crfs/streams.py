@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-# Each waits for one medium, then for the other. With N at a time, each of two media that are equally
-# fast is busy for N / (N + 1) of the time, where pieces differ in size.
+# Each waits for one medium, then for the other. With N at a time, each of two media of equal speed
+# is busy for N / (N + 1) of the time, where pieces differ in size.
 STREAMS = 8
 
 Item = TypeVar("Item")
