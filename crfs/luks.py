@@ -18,10 +18,10 @@ _PBKDF = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
 _KEYSLOTS = 32  # of a LUKS2 header
 _RECOVERY_TOKEN = "crfs-recovery"  # noqa: S105 (a name, not a secret)
 _DEVICE_TOKEN = "crfs-device"  # noqa: S105
-# A quarter of cryptsetup's default, which luksFormat would fill with random bytes while services
-# wait; room for 16 keyslots.
+# A quarter of cryptsetup's default, which luksFormat would fill with random bytes, and what follows
+# it up to the data with zeros, while services wait; room for 16 keyslots.
 HEADER_BYTES = 4 * 2**20
-DATA_OFFSET = 16 * 2**20  # of cryptrfs, bytes: cryptsetup's default for LUKS2
+DATA_OFFSET = HEADER_BYTES  # of cryptrfs, bytes; aligned to what SD cards erase at a time
 # The stage's data begin behind a copy of cryptrfs's header, which follows its own.
 STAGE_DATA_OFFSET = 2 * HEADER_BYTES
 _METADATA_BYTES = 2 * 16384  # of a LUKS2 header, both copies; its keyslots follow
