@@ -137,6 +137,9 @@ class Migration:
         note = self.context.boot.failure_note
         plain = self.state == TRYING_STAGE
         if plain:
+            # The initramfs was built before the copy was read back: of files, maybe, that the stick
+            # had lost. They are whole by now.
+            self.context.save(fingerprint="")
             # Services run again: the copy on the stick is out of date and must not be booted.
             self.fall_back_and_disarm()
         data = (

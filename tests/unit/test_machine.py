@@ -179,6 +179,19 @@ def test_trials_are_limited(
     assert boots == MAX_TRIALS
 
 
+@pytest.mark.parametrize("note", [False, True])
+def test_a_trial_from_the_stick_that_fails_has_the_initramfs_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: bool
+) -> None:
+    """Nothing else would: what it was built from has not changed for those who look at the card."""
+    one = migration(
+        tmp_path, monkeypatch, "trying_stage", note=note, boot_id=OTHER_BOOT_ID, fingerprint="f"
+    )
+    one.reconcile()
+    assert one.context.record.fingerprint == ""
+    assert Journal(tmp_path).read() == one.context.record
+
+
 @pytest.mark.parametrize("destination", ["restoring", "finishing"])
 def test_arrival_gives_the_next_phase_its_own_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, destination: str
