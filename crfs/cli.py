@@ -70,7 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
     status = add("status", "show where a migration is")
     status.add_argument("--watch", action="store_true", help="keep showing it")
     status.add_argument("--json", action="store_true", help="for machines")
-    add("resume", "go on with a migration that stopped")
+    resume = add("resume", "go on with a migration that stopped")
+    resume.add_argument(
+        "--restore-again",
+        action="store_true",
+        help="copy the root to the card once more, if cryptrfs does not boot",
+    )
+    resume.add_argument("--yes", action="store_true", help="do not ask before that")
     add("rollback", "put everything back, as long as the plain root exists")
     verify = add("verify", "check that the root is encrypted and unlocked by HSM or TPM")
     verify.add_argument("--json", action="store_true", help="for machines")

@@ -34,6 +34,7 @@ TRANSITIONS: tuple[tuple[str, Any, str], ...] = (
     ("try_root", RESTORING, TRYING_ROOT),
     ("finish", TRYING_ROOT, FINISHING),
     ("retry_root", FINISHING, TRYING_ROOT),
+    ("restore_again", TRYING_ROOT, RESTORING),
     ("complete", FINISHING, DONE),
     ("roll_back", [STAGING, SETTLING, TRYING_STAGE, RESTORING, ROLLING_BACK], ROLLING_BACK),
 )
@@ -137,8 +138,8 @@ class Migration:
         note = self.context.boot.failure_note
         plain = self.state == TRYING_STAGE
         if plain:
-            # The initramfs was built before the copy was read back: of files, maybe, that the stick
-            # had lost. They are whole by now.
+            # `prepare-boot` comes before `read-back`: the initramfs may be built of files that the
+            # stick had lost. They are whole by now.
             self.context.save(fingerprint="")
             # Services run again: the copy on the stick is out of date and must not be booted.
             self.fall_back_and_disarm()
@@ -161,6 +162,10 @@ class Migration:
                 needs_human=True,
             )
         if record.trials >= MAX_TRIALS:
+            if not plain:
+                ways += (
+                    ", 'sudo crfs resume --restore-again' copies all of it to the card once more"
+                )
             return Halt(
                 code=StateError.code,
                 what=f"{record.trials} trial boots from {target} did not reach their goal.",

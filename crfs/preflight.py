@@ -24,6 +24,8 @@ DEFAULT_STICK = "/dev/sda"
 # Characters that a kernel takes: COMMAND_LINE_SIZE of Linux, arch/arm and arch/arm64, asm/setup.h,
 # less the zero behind them.
 _CMDLINE_32, _CMDLINE_64 = 1023, 2047
+# No system fits into less, and below it cryptrfs's header would be a share of it that counts.
+_LEAST_ROOT = 64 * 2**20
 # The filesystem's own tables take a part of the stick.
 _FILESYSTEM_SHARE = 0.05
 
@@ -162,10 +164,10 @@ def _card_and_root(machine: Machine, wanted: Wanted) -> tuple[Block, Block]:
             f"{disk.path} has no partition table with an identity.",
             advice="crfs needs an MBR or GPT card, as Raspberry Pi OS images have it",
         )
-    if root.size <= luks.DATA_OFFSET * 4:
+    if root.size < _LEAST_ROOT:
         raise LayoutError(
             f"{root.path} is too small ({human(root.size)}).",
-            advice=f"crfs needs at least {human(luks.DATA_OFFSET * 4)} for an encrypted root",
+            advice=f"crfs needs at least {human(_LEAST_ROOT)} for an encrypted root",
         )
     return disk, root
 

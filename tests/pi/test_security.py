@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from crfs import luks
+from crfs.machine import MAX_TRIALS
 from crfs.rehearsal import hygiene
 from crfs.rehearsal.layout import copy_sparse, partitions_of
 from crfs.rehearsal.life import MARKERS
@@ -71,12 +73,17 @@ def test_a_leak_is_found(bench: Bench, tmp_path: Path) -> None:
     assert hygiene.search([pi.log], hygiene.recovery_forms(recovery_key)) == [pi.log.name]
 
 
-def tear_header(card: Path) -> None:
-    """Overwrite the LUKS header of the card's root with zeros."""
+def overwrite_root(card: Path, offset: int, size: int) -> None:
+    """Zeros over a part of the card's root partition."""
     root = next(part for part in partitions_of(card) if part.number == 2)
     with card.open("r+b") as image:
-        image.seek(root.start)
-        image.write(bytes(16 << 20))
+        image.seek(root.start + offset)
+        image.write(bytes(size))
+
+
+def tear_header(card: Path) -> None:
+    """Overwrite the LUKS header of the card's root with zeros."""
+    overwrite_root(card, 0, luks.HEADER_BYTES)
 
 
 def test_headers_copies_and_moves(bench: Bench, tmp_path: Path) -> None:
@@ -127,6 +134,33 @@ def test_headers_copies_and_moves(bench: Bench, tmp_path: Path) -> None:
         result = run_in_uml(script, disks=[bench.card], cwd=PROJECT)
         assert result.code == code, result.output
     bench.boot()
+    assert pi.check("sudo crfs verify").count("ok ") == 7
+
+
+def test_a_card_that_loses_its_root_after_it_was_compared(bench: Bench) -> None:
+    """Each trial boot fails; what crfs advises then makes it whole."""
+    pi = bench.pi
+    bench.boot()
+    bench.begin()
+    pi.wait_exit(PHASE_S)
+    pi.power_on()
+    pi.wait_exit(PHASE_S)
+    # Not the superblock: an initramfs waits half a minute for a filesystem that it does not know.
+    overwrite_root(bench.card, luks.DATA_OFFSET + 4096, 12 << 20)
+
+    for _ in range(MAX_TRIALS - 1):
+        assert pi.power_on().trial
+        assert pi.wait_exit(PHASE_S).ended == "crash"
+        pi.power_on()
+        assert pi.wait_exit(PHASE_S).argument == "0 tryboot"
+    assert pi.power_on().trial
+    assert pi.wait_exit(PHASE_S).ended == "crash"
+    bench.boot()
+    pi.check("until grep -q 'trial boots' /run/crfs/status.json; do sleep 0.2; done")
+    assert "--restore-again" in bench.status()["halt"]["advice"]
+    pi.run("sudo crfs resume --restore-again --yes", wait=False)
+    assert pi.wait_exit(PHASE_S).argument == "0 tryboot"
+    bench.finish()
     assert pi.check("sudo crfs verify").count("ok ") == 7
 
 

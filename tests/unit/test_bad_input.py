@@ -463,8 +463,8 @@ def test_root_is_nowhere(pi: FakePi) -> None:
 
 
 def test_root_is_too_small(pi: FakePi) -> None:
-    pi.rows[0]["children"][1]["size"] = 2**20
-    pi.refuses(ENCRYPT, 12, "too small")
+    pi.rows[0]["children"][1]["size"] = 64 * 2**20 - 512
+    pi.refuses(ENCRYPT, 12, "too small", "67 MB")
 
 
 def test_card_without_identity(pi: FakePi) -> None:

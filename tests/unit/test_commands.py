@@ -304,6 +304,45 @@ def test_resume_while_it_works_only_follows(pi: FakePi) -> None:
     assert not pi.effects
 
 
+STOPPED = Halt(18, "3 trial boots from cryptrfs did not reach their goal.", "data", "advice", True)
+
+
+def test_a_root_that_does_not_boot_can_be_restored_again(pi: FakePi) -> None:
+    pi.where = "stage"
+    facts = {"destroyed": True, "halt": STOPPED, "trials": 3, "finished": ("arm-root",)}
+    pi.journal.write(record("trying_root", str(pi.boot), **facts))
+    result = pi.crfs("resume", "--restore-again", "--yes")
+    assert result.code == 0
+    assert "will be lost" in result.out
+    after = pi.journal.read()
+    assert after is not None
+    assert (after.state, after.finished, after.destroyed) == ("restoring", (), True)
+    assert (after.halt, after.trials, after.attempts) == (None, 0, 0)
+    assert pi.effects[-1] == ["systemctl", "start", UNIT]
+
+
+def test_restoring_again_is_asked_for(pi: FakePi) -> None:
+    pi.where = "stage"
+    pi.journal.write(record("trying_root", str(pi.boot), destroyed=True, halt=STOPPED))
+    pi.refuses(["resume", "--restore-again"], 23, "no terminal")
+
+
+@pytest.mark.parametrize(
+    ("state", "where"),
+    [
+        ("staging", "plain"),
+        ("trying_stage", "plain"),
+        ("restoring", "stage"),
+        ("trying_root", "root"),
+        ("finishing", "root"),
+    ],
+)
+def test_nothing_else_is_restored_again(pi: FakePi, state: str, where: str) -> None:
+    pi.where = where
+    pi.journal.write(record(state, str(pi.boot), destroyed=state != "staging"))
+    pi.refuses(["resume", "--restore-again", "--yes"], 18, "does not boot")
+
+
 # --- verify
 
 

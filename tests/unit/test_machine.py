@@ -180,6 +180,29 @@ def test_trials_are_limited(
 
 
 @pytest.mark.parametrize("note", [False, True])
+@pytest.mark.parametrize("state", ["trying_stage", "trying_root"])
+def test_a_root_that_never_boots_can_be_restored_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, note: bool
+) -> None:
+    """A card that has lost what it was compared with fails the same trial again and again."""
+    where = bootconfig.STAGE if state == "trying_root" else bootconfig.PLAIN
+    one = migration(
+        tmp_path,
+        monkeypatch,
+        state,
+        where,
+        note=note,
+        boot_id=OTHER_BOOT_ID,
+        trials=MAX_TRIALS,
+    )
+    advice = fell_back(one).advice
+    # Where the HSM has refused, it is not the card that needs it.
+    again = state == "trying_root" and not note
+    assert ("'sudo crfs resume --restore-again'" in advice) == again
+    assert ("'sudo crfs rollback'" in advice) == (state == "trying_stage")
+
+
+@pytest.mark.parametrize("note", [False, True])
 def test_a_trial_from_the_stick_that_fails_has_the_initramfs_built_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: bool
 ) -> None:
