@@ -49,10 +49,12 @@ class Bench:
         say(f"{case.name} {flow} ...")
         began = time.monotonic()
         truth = self._truth(card)
+        # Each has its own, so that the logs of one that went strangely are still there at the end.
+        work = self.work / case.name
         if flow == "crfs":
-            result = pi_flow.run_crfs(card, truth, self.profile, self.work, MANIFEST_S)
+            result = pi_flow.run_crfs(card, truth, self.profile, work, MANIFEST_S)
         else:
-            result = peer_flow.run_peer(flow, card, truth, self.profile, self.work, MANIFEST_S)
+            result = peer_flow.run_peer(flow, card, truth, self.profile, work, MANIFEST_S)
         result |= {"case": case.name, "flow": flow, "load": os.getloadavg()[1]}
         keep(kept, json.dumps(result, indent=1))
         say(f"{case.name} {flow}: {result['total_s']:.0f} s ({time.monotonic() - began:.0f} s)")
