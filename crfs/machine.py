@@ -164,7 +164,8 @@ class Migration:
         if record.trials >= MAX_TRIALS:
             if not plain:
                 ways += (
-                    ", 'sudo crfs resume --restore-again' copies all of it to the card once more"
+                    "; if it shows that cryptrfs is damaged, 'sudo crfs resume --restore-again' "
+                    "copies the root to the card again (what was written there since is lost)"
                 )
             return Halt(
                 code=StateError.code,

@@ -10,6 +10,9 @@ from crfs.errors import Declined, NotRootError, StateError
 from crfs.journal import Journal
 from crfs.model import ROOT_MAPPING, Record
 
+# Whatever the command is, and wherever a migration may be.
+_UNCHANGED = "Nothing was changed by this."
+
 
 def require_root(command: str) -> None:
     """Raises NotRootError."""
@@ -41,11 +44,17 @@ def confirm(question: str) -> None:
     """Go on only if somebody at a terminal types yes. Raises Declined."""
     if not sys.stdin.isatty():
         raise Declined(
-            "There is no terminal to ask on.", advice="add '--yes' if you agree to the plan"
+            "There is no terminal to ask on.",
+            data=_UNCHANGED,
+            advice="add '--yes' if you agree to the plan",
         )
     try:
         answer = input(f"\n{question}\nType yes to begin: ")
     except EOFError:
         answer = ""
     if answer.strip().lower() != "yes":
-        raise Declined("You did not say yes.", advice="type the command again; it asks again")
+        raise Declined(
+            "You did not say yes.",
+            data=_UNCHANGED,
+            advice="type the command again; it asks again",
+        )

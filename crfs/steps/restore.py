@@ -168,7 +168,7 @@ def _bring_back_header(context: Context) -> None:
             f"The LUKS header on {part.path} is damaged, and so is its copy on the stick.",
             data=_STAGE_WHOLE,
             advice="check the card and the stick for I/O errors ('journalctl -k -b'); then "
-            "'sudo crfs resume --restore-again' copies all of it to the card once more",
+            "'sudo crfs resume --restore-again' copies the root to the card again",
         )
     context.say("the header of cryptrfs was damaged; its copy on the stick has replaced it")
 

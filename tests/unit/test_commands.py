@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 
 from crfs import __version__, bootrecord, consent, fatfile, live, worker
+from crfs.bootfiles import BootFiles
 from crfs.commands import follow
 from crfs.commands.follow import _Line
 from crfs.errors import CommandError
 from crfs.journal import SLOTS, Journal
 from crfs.live import render
-from crfs.model import UNIT, Halt, StepRecord
+from crfs.model import STAGE_MAPPING, UNIT, Halt, Record, StepRecord
 from crfs.steps import BY_STATE
-from tests.unit.pi import FakePi, record, snapshot
+from tests.unit.pi import FakePi, plan, record, snapshot
 
 LIVE = {
     "state": "staging",
@@ -305,42 +306,110 @@ def test_resume_while_it_works_only_follows(pi: FakePi) -> None:
 
 
 STOPPED = Halt(18, "3 trial boots from cryptrfs did not reach their goal.", "data", "advice", True)
+RESTORE_AGAIN = ["resume", "--restore-again", "--yes"]
 
 
-def test_a_root_that_does_not_boot_can_be_restored_again(pi: FakePi) -> None:
+@pytest.fixture
+def fallen_back(pi: FakePi) -> FakePi:
+    """Trials of cryptrfs have failed, and crfs has stopped, on the stick; one is armed still."""
     pi.where = "stage"
+    pi.unlocked = {STAGE_MAPPING}
     facts = {"destroyed": True, "halt": STOPPED, "trials": 3, "finished": ("arm-root",)}
-    pi.journal.write(record("trying_root", str(pi.boot), **facts))
-    result = pi.crfs("resume", "--restore-again", "--yes")
-    assert result.code == 0
-    assert "will be lost" in result.out
-    after = pi.journal.read()
+    kept = record("trying_root", str(pi.boot), **facts)
+    pi.journal.write(kept)
+    BootFiles(pi.boot, kept.plan).arm("root")
+    return pi
+
+
+def test_a_root_that_does_not_boot_can_be_restored_again(fallen_back: FakePi) -> None:
+    assert fallen_back.crfs(*RESTORE_AGAIN).code == 0
+    after = fallen_back.journal.read()
     assert after is not None
     assert (after.state, after.finished, after.destroyed) == ("restoring", (), True)
     assert (after.halt, after.trials, after.attempts) == (None, 0, 0)
-    assert pi.effects[-1] == ["systemctl", "start", UNIT]
+    assert BootFiles(fallen_back.boot, after.plan).is_default("stage")
+    assert fallen_back.effects[-1] == ["systemctl", "start", UNIT]
 
 
-def test_restoring_again_is_asked_for(pi: FakePi) -> None:
-    pi.where = "stage"
-    pi.journal.write(record("trying_root", str(pi.boot), destroyed=True, halt=STOPPED))
-    pi.refuses(["resume", "--restore-again"], 23, "no terminal")
+def test_no_boot_leads_to_what_is_restored_again(
+    fallen_back: FakePi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without tryboot an armed trial is what the firmware boots."""
+    without = plan(str(fallen_back.boot), tryboot=False)
+    consent.give(without)
+    kept = record("trying_root", str(fallen_back.boot), destroyed=True, halt=STOPPED)
+    fallen_back.journal.write(dataclasses.replace(kept, plan=without))
+    boot = BootFiles(fallen_back.boot, without)
+    boot.arm("root")
+    assert not boot.is_default("stage")
+
+    def fail(self: Journal, kept: Record) -> None:
+        assert boot.is_default("stage"), "before the journal says that it is restored"
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Journal, "write", fail)
+    assert fallen_back.crfs(*RESTORE_AGAIN).code == 19
+
+
+def test_restoring_again_is_asked_for(fallen_back: FakePi, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = fallen_back.refuses(RESTORE_AGAIN[:2], 23, "no terminal")
+    assert "untouched" not in result.err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    asked: list[str] = []
+
+    def decline(text: str) -> str:
+        asked.append(text)
+        return "no"
+
+    monkeypatch.setattr("builtins.input", decline)
+    fallen_back.refuses(RESTORE_AGAIN[:2], 23, "did not say yes")
+    assert "will be lost" in asked[0]
+    kept = fallen_back.journal.read()
+    assert kept is not None
+
+    def answer_late(text: str) -> str:
+        """Somebody has typed 'crfs resume' elsewhere, and the trial is about to begin."""
+        fallen_back.journal.write(dataclasses.replace(kept, halt=None, trials=1))
+        return "yes"
+
+    monkeypatch.setattr("builtins.input", answer_late)
+    assert fallen_back.crfs(*RESTORE_AGAIN[:2]).code == 18
+    after = fallen_back.journal.read()
+    assert after is not None
+    assert after.state == "trying_root"
+
+
+def test_restoring_again_while_it_works(fallen_back: FakePi) -> None:
+    with worker.locked():
+        fallen_back.refuses(RESTORE_AGAIN, 16, "at work")
 
 
 @pytest.mark.parametrize(
-    ("state", "where"),
+    ("state", "where", "halt"),
     [
-        ("staging", "plain"),
-        ("trying_stage", "plain"),
-        ("restoring", "stage"),
-        ("trying_root", "root"),
-        ("finishing", "root"),
+        ("staging", "plain", STOPPED),
+        ("trying_stage", "plain", STOPPED),
+        ("restoring", "stage", STOPPED),
+        ("trying_root", "stage", None),
+        ("trying_root", "root", STOPPED),
+        ("finishing", "root", STOPPED),
     ],
 )
-def test_nothing_else_is_restored_again(pi: FakePi, state: str, where: str) -> None:
+def test_nothing_else_is_restored_again(
+    pi: FakePi, state: str, where: str, halt: Halt | None
+) -> None:
     pi.where = where
-    pi.journal.write(record(state, str(pi.boot), destroyed=state != "staging"))
-    pi.refuses(["resume", "--restore-again", "--yes"], 18, "does not boot")
+    pi.unlocked = {STAGE_MAPPING}
+    pi.journal.write(record(state, str(pi.boot), destroyed=state != "staging", halt=halt))
+    pi.refuses(RESTORE_AGAIN, 18, "whose trial boots have failed")
+
+
+def test_nothing_is_restored_from_a_stick_that_the_hsm_did_not_unlock(
+    fallen_back: FakePi,
+) -> None:
+    """What is erased could not be opened again either."""
+    fallen_back.unlocked = set()
+    fallen_back.refuses(RESTORE_AGAIN, 18, "not the HSM")
 
 
 # --- verify

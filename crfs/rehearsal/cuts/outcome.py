@@ -28,6 +28,8 @@ from crfs.rehearsal.rawsearch import find_in_image
 
 MAX_BOOTS = 12
 BOOT_S = 300.0  # by the host's clock; the machine may be busy
+# What a message names, in its order.
+_WAYS = re.compile("crfs (?:resume(?: --restore-again)?|rollback)")
 
 COMPLETED = "completed"
 ROLLED_BACK = "rolled_back"
@@ -212,13 +214,14 @@ class Life:
             return False  # plugged in again at the next power-on
         latest = self.result.halts[-1]
         what = latest["what"]
-        ways = re.findall("crfs (?:resume|rollback)", latest["advice"]) or ["crfs resume"]
+        ways = _WAYS.findall(latest["advice"]) or ["crfs resume"]
         again = self._followed[-1:] == [what]
         if (again and len(ways) == 1) or self._followed.count(what) == 2:
             self._followed.append("")
             return False  # the same again: the user sees to the disk, and powers on
         self._followed.append(what)
-        world.order(ways[1] if again else ways[0])  # "if it stays so", the second
+        way = ways[1] if again else ways[0]  # "if it stays so", the second
+        world.order(f"{way} --yes" if "--" in way else way)
         return True
 
     def _heal_hsm(self) -> None:
