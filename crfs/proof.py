@@ -35,8 +35,11 @@ OTHER_CONTENTS = "has other contents"
 _RECENT_NS = 2 * 10**9
 # How many names ahead of the one that is compared are fetched.
 _AHEAD = 256
-# How many large files may wait for being compared.
-_LARGE_AHEAD = 4
+# How many large files may wait for being compared. Many: small ones keep the processor busy, large
+# ones the medium, and where one kind lies together, the other has to come from elsewhere.
+_LARGE_AHEAD = 1024
+# How many large files are read at a time: while one is opened, the medium has another to read.
+_LARGE_STREAMS = 2
 # The kernel reads ahead by itself in files that are larger (its read_ahead_kb is 128).
 _SMALL_BYTES = 2**17
 _READ_BYTES = 2**20
@@ -167,29 +170,29 @@ class Copied:
         self._sums.add(md5 + name)
 
     def may_know(self, pair: Pair) -> bool:
-        """Whether rsync has read what has this name, if that is still the same file."""
-        return pair.name in self._names and self._begun.unchanged(pair.facts)
+        """Whether rsync has read what had this name."""
+        return pair.name in self._names
 
     def is_whole(self, pair: Pair) -> bool:
         """Whether the copy of a file holds what the source does. Reads the copy only.
 
         False does not say that it is not so. Raises OSError.
         """
-        if not (self.may_know(pair) and self._is_in_place(pair)):
+        if not (self.may_know(pair) and self._is_the_same(pair)):
             return False
         return _md5(pair.other, pair.facts.st_size) + pair.name in self._sums
 
-    def _is_in_place(self, pair: Pair) -> bool:
-        """Whether the file had its name all the time, until its facts were asked for.
+    def _is_the_same(self, pair: Pair) -> bool:
+        """Whether the file has not changed, and had its name all the time, until it was looked at.
 
         A folder that is moved takes along what is in it, whose times stay; its own do not. They
         are asked for after the file's: whatever is moved later has other facts under that name.
         """
-        path, above = pair.path, []
+        path, facts = pair.path, [pair.facts]
         for _ in range(pair.name.count(b"/") + 1):
             path = os.path.dirname(path)
-            above.append(os.lstat(path))
-        return self._begun.unchanged(*above)
+            facts.append(os.lstat(path))
+        return self._begun.unchanged(*facts)
 
 
 def _md5(path: bytes, size: int) -> bytes:
@@ -335,12 +338,12 @@ def _judged(
 ) -> Iterator[tuple[Pair, Found]]:
     """Each pair, and in what it differs; not quite in their order.
 
-    Large files are left to another thread, which does nothing but wait for the medium and
-    compare. With small ones, threads would mostly wait for each other.
+    Large files are left to other threads, which do nothing but wait for the medium and compare.
+    With small ones, threads would mostly wait for each other.
     """
     large: deque[tuple[Pair, Future[Found]]] = deque()
     with contextlib.ExitStack() as at_the_end:
-        pool = ThreadPoolExecutor(1)
+        pool = ThreadPoolExecutor(_LARGE_STREAMS)
         at_the_end.callback(pool.shutdown, cancel_futures=True)
         for pair in _read_ahead(pairs, copied):
             if pair.is_small:
@@ -445,14 +448,17 @@ def _same_content(left: bytes, right: bytes, size: int) -> bool:
 
 
 def _content(path: bytes, size: int) -> Generator[bytes]:
-    """What a file begins with, in pieces; while one is looked at, the next is fetched."""
+    """What a file begins with, in pieces; while one is looked at, the next two are fetched.
+
+    With one, the medium would have nothing to do from its end until the next is asked for.
+    """
     descriptor = open_inode(path)
     try:
         for begin in range(0, size, _READ_BYTES):
             end = min(begin + _READ_BYTES, size)
             content = _read(descriptor, end - begin)
             if end < size:
-                os.posix_fadvise(descriptor, end, _READ_BYTES, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(descriptor, end, 2 * _READ_BYTES, os.POSIX_FADV_WILLNEED)
             yield content
     finally:
         os.close(descriptor)

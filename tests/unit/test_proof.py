@@ -573,7 +573,7 @@ def test_the_next_piece_is_fetched_while_one_is_looked_at(
     monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, *what: told.append(what))
     pieces = proof._content(os.fsencode(tmp_path / "one"), len(content))
     assert next(pieces) == content[:piece]
-    assert told == [(piece, piece, os.POSIX_FADV_WILLNEED)]
+    assert told == [(piece, 2 * piece, os.POSIX_FADV_WILLNEED)]
     assert b"".join(pieces) == content[piece:]
     assert len(told) == 2
     # What has become shorter meanwhile ends there.
