@@ -22,7 +22,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 
 from crfs.errors import CARD_UNTOUCHED, DisagreementError
@@ -33,8 +33,8 @@ OTHER_CONTENTS = "has other contents"
 # The clock behind ctime ticks every few milliseconds: a change within the tick of the one before
 # leaves no trace in it.
 _RECENT_NS = 2 * 10**9
-# How many names ahead of the one that is compared are fetched.
-_AHEAD = 256
+# How many names are fetched at a time, while as many that were before are compared.
+_BATCH = 256
 # How many large files may wait for being compared. Many: small ones keep the processor busy, large
 # ones the medium, and where one kind lies together, the other has to come from elsewhere.
 _LARGE_AHEAD = 1024
@@ -173,26 +173,36 @@ class Copied:
         """Whether rsync has read what had this name."""
         return pair.name in self._names
 
-    def is_whole(self, pair: Pair) -> bool:
-        """Whether the copy of a file holds what the source does. Reads the copy only.
-
-        False does not say that it is not so. Raises OSError.
-        """
-        if not (self.may_know(pair) and self._is_the_same(pair)):
-            return False
-        return _md5(pair.other, pair.facts.st_size) + pair.name in self._sums
-
-    def _is_the_same(self, pair: Pair) -> bool:
-        """Whether the file has not changed, and had its name all the time, until it was looked at.
+    def knows(self, pair: Pair, folders: dict[bytes, bool]) -> bool:
+        """Whether it is this file that rsync has read, unchanged, and under its name all the time.
 
         A folder that is moved takes along what is in it, whose times stay; its own do not. They
         are asked for after the file's: whatever is moved later has other facts under that name.
+        `folders` keeps what was found, for more files whose facts were there when it was begun.
         """
-        path, facts = pair.path, [pair.facts]
-        for _ in range(pair.name.count(b"/") + 1):
-            path = os.path.dirname(path)
-            facts.append(os.lstat(path))
-        return self._begun.unchanged(*facts)
+        if not self.may_know(pair):
+            return False
+        try:
+            above = self._is_in_place(os.path.dirname(pair.path), pair.name.count(b"/"), folders)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return above and self._begun.unchanged(pair.facts)
+
+    def _is_in_place(self, folder: bytes, depth: int, folders: dict[bytes, bool]) -> bool:
+        """Whether a folder, so many levels below the top, is where and what it was."""
+        if folder not in folders:
+            unchanged = self._begun.unchanged(os.lstat(folder))
+            folders[folder] = unchanged and (
+                not depth or self._is_in_place(os.path.dirname(folder), depth - 1, folders)
+            )
+        return folders[folder]
+
+    def is_whole(self, pair: Pair) -> bool:
+        """Whether the copy of a file that it `knows` holds what the source does.
+
+        Reads the copy only. False does not say that it is not so. Raises OSError.
+        """
+        return _md5(pair.other, pair.facts.st_size) + pair.name in self._sums
 
 
 def _md5(path: bytes, size: int) -> bytes:
@@ -345,36 +355,39 @@ def _judged(
     with contextlib.ExitStack() as at_the_end:
         pool = ThreadPoolExecutor(_LARGE_STREAMS)
         at_the_end.callback(pool.shutdown, cancel_futures=True)
-        for pair in _read_ahead(pairs, copied):
-            if pair.is_small:
-                yield pair, _judge(pair, skip, copied)
-                continue
-            large.append((pair, pool.submit(_judge, pair, skip, copied)))
-            if len(large) > _LARGE_AHEAD:
-                first, found = large.popleft()
-                yield first, found.result()
+        for batch in _read_ahead(iter(pairs), copied):
+            folders: dict[bytes, bool] = {}
+            for pair in batch:
+                known = copied if copied and copied.knows(pair, folders) else None
+                if pair.is_small:
+                    yield pair, _judge(pair, skip, known)
+                    continue
+                large.append((pair, pool.submit(_judge, pair, skip, known)))
+                if len(large) > _LARGE_AHEAD:
+                    first, found = large.popleft()
+                    yield first, found.result()
         for first, found in large:
             yield first, found.result()
 
 
-def _read_ahead(pairs: Iterable[Pair], copied: Copied | None) -> Iterator[Pair]:
-    """Have the kernel fetch small files well before they are asked for.
+def _read_ahead(pairs: Iterator[Pair], copied: Copied | None) -> Iterator[list[Pair]]:
+    """Have the kernel fetch the small files of a batch while the one before it is looked at.
 
     One by one, each costs the medium a request of its own, and those are few in a second. What
     waits in a queue, and lies side by side, becomes one.
     """
-    ahead: deque[Pair] = deque()
-    for pair in pairs:
-        against = pair.against
-        if pair.bytes and pair.is_small and against and stat.S_ISREG(against.st_mode):
-            with contextlib.suppress(OSError):  # whoever reads it will meet that
-                _fetch(pair.other)
-                if copied is None or not copied.may_know(pair):
-                    _fetch(pair.path)
-        ahead.append(pair)
-        if len(ahead) > _AHEAD:
-            yield ahead.popleft()
-    yield from ahead
+    batch: list[Pair] = []
+    while following := list(islice(pairs, _BATCH)):
+        for pair in following:
+            against = pair.against
+            if pair.bytes and pair.is_small and against and stat.S_ISREG(against.st_mode):
+                with contextlib.suppress(OSError):  # whoever reads it will meet that
+                    _fetch(pair.other)
+                    if copied is None or not copied.may_know(pair):
+                        _fetch(pair.path)
+        yield batch
+        batch = following
+    yield batch
 
 
 def _fetch(path: bytes) -> None:
@@ -385,11 +398,11 @@ def _fetch(path: bytes) -> None:
         os.close(descriptor)
 
 
-def _judge(pair: Pair, skip: Callable[[bytes], bool], copied: Copied | None = None) -> Found:
+def _judge(pair: Pair, skip: Callable[[bytes], bool], known: Copied | None) -> Found:
     if pair.against is None:
         return [(pair.name, "is missing")]
     try:
-        found = [(pair.name, what) for what in _differences(pair, pair.against, copied)]
+        found = [(pair.name, what) for what in _differences(pair, pair.against, known)]
         if pair.is_folder and stat.S_ISDIR(pair.against.st_mode):
             found += [(name, "is in the copy only") for name in _surplus(pair) if not skip(name)]
     except OSError as problem:
@@ -406,7 +419,7 @@ def _surplus(pair: Pair) -> Iterator[bytes]:
         yield os.path.join(folder, extra)
 
 
-def _differences(pair: Pair, against: os.stat_result, copied: Copied | None) -> Iterator[str]:
+def _differences(pair: Pair, against: os.stat_result, known: Copied | None) -> Iterator[str]:
     path, facts, other = pair.path, pair.facts, pair.other
     for what in ("st_mode", "st_uid", "st_gid", "st_mtime_ns"):
         if getattr(facts, what) != getattr(against, what):
@@ -429,8 +442,8 @@ def _differences(pair: Pair, against: os.stat_result, copied: Copied | None) -> 
         if mine != theirs:
             yield f"inode flags {mine:#x} became {theirs:#x}"
     readable = kind == stat.S_IFREG and facts.st_size == against.st_size
-    known = readable and copied is not None and copied.is_whole(pair)
-    if readable and not known and not _same_content(path, other, facts.st_size):
+    whole = readable and known is not None and known.is_whole(pair)
+    if readable and not whole and not _same_content(path, other, facts.st_size):
         yield OTHER_CONTENTS
 
 

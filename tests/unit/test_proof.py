@@ -315,9 +315,9 @@ def test_what_changes_while_it_is_compared_is_not_proven(
     """Between the look at it and the comparison; before the look; nothing waits or fails."""
     one = next(one for one in proof._pairs(*pair) if os.fsdecode(one.name) == name)
     act(pair[0] / name)
-    assert proof._judge(one, lambda name: False)
+    assert proof._judge(one, lambda name: False, None)
     one = next((one for one in proof._pairs(*pair) if os.fsdecode(one.name) == name), one)
-    assert proof._judge(one, lambda name: False)
+    assert proof._judge(one, lambda name: False, None)
 
 
 def test_a_medium_that_fails_is_no_change(
@@ -473,6 +473,22 @@ def test_a_folder_that_took_the_place_of_another_is_read(
     assert (pair[1] / "folder/app/bin/file").stat().st_size == 0
 
 
+@pytest.mark.parametrize("gone", ["folder/below", "folder"])
+def test_a_file_whose_folder_has_gone_is_not_known(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """Nor is it a failure: on a system in use that is ordinary."""
+    (pair[0] / "folder/below").mkdir(exist_ok=True)
+    (pair[0] / "folder/below/file").write_bytes(b"file")
+    copied = copied_now(pair[0], monkeypatch)
+    one = next(one for one in proof._pairs(*pair) if one.name == b"folder/below/file")
+    assert copied.knows(one, {})
+    (pair[0] / gone).rename(pair[0] / "moved")
+    assert not copied.knows(one, {})
+    (pair[0] / gone).write_bytes(b"a file now")
+    assert not copied.knows(one, {})
+
+
 def test_what_rsync_has_not_read_is_not_summed_up(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -535,12 +551,12 @@ def test_small_files_are_fetched_before_they_are_read(
         assert not [path for path in paths if path.startswith(f"{pair[0]}/")]
 
 
-@pytest.mark.parametrize(("ahead", "large_ahead"), [(0, 0), (1, 1), (256, 4)])
+@pytest.mark.parametrize(("batch", "large_ahead"), [(1, 0), (2, 1), (256, 4)])
 def test_every_file_is_compared_however_little_is_looked_ahead(
-    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, ahead: int, large_ahead: int
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, batch: int, large_ahead: int
 ) -> None:
     """Each second file is large."""
-    monkeypatch.setattr(proof, "_AHEAD", ahead)
+    monkeypatch.setattr(proof, "_BATCH", batch)
     monkeypatch.setattr(proof, "_LARGE_AHEAD", large_ahead)
     wrong = []
     for number in range(40):
