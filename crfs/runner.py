@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 
 import sh
@@ -99,6 +100,12 @@ def _start(
         raise CommandError(
             f"'{shown}' {ending}.", data=data, advice=_advice(err), status=code
         ) from None
+    except (KeyboardInterrupt, SystemExit):
+        # sh leaves its time limit running, and Python would not end before that does.
+        for thread in threading.enumerate():
+            if isinstance(thread, threading.Timer):
+                thread.cancel()
+        raise
 
 
 class _Lines(io.BytesIO):

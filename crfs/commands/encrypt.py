@@ -57,11 +57,13 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         _show(_decide(wanted))
         return 0
-    for one in _ENDING:
-        signal.signal(one, _unwind)
+    before = {one: signal.signal(one, _unwind) for one in _ENDING}
     # Two people at their questions at once would undo what the other has begun.
     with worker.locked():
         _begin(_decide(wanted), ask=not args.yes)
+    # Nothing is left to unwind: who only follows ends at once, and no reboot waits for that.
+    for one, handler in before.items():
+        signal.signal(one, handler)
     follow.start()
     return follow.follow()
 

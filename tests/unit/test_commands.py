@@ -56,6 +56,26 @@ def test_services_run_again_when_the_terminal_is_closed_at_the_question(
     assert snapshot(pi.boot) == before
 
 
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN])
+def test_who_only_follows_does_not_hold_up_a_reboot(
+    pi: FakePi, monkeypatch: pytest.MonkeyPatch, before: signal.Handlers
+) -> None:
+    """Ended by the system as anything else in a session; nohup's wish is kept."""
+    found: list[Any] = []
+
+    def look() -> int:
+        found.append(signal.getsignal(signal.SIGTERM))
+        return 0
+
+    monkeypatch.setattr(follow, "follow", look)
+    signal.signal(signal.SIGTERM, before)
+    try:
+        assert pi.crfs("encrypt", "--yes").code == 0
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert found == [before]
+
+
 def test_a_beginning_that_fails_leaves_nothing_to_go_on_with(
     pi: FakePi, monkeypatch: pytest.MonkeyPatch
 ) -> None:

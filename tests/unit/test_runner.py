@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -97,6 +99,26 @@ def test_time_limit() -> None:
     error = failure("sleep", "30", timeout=0.3)
     assert time.monotonic() - began < 10
     assert "'sleep 30' did not end within" in error.what
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit])
+def test_who_is_interrupted_ends_at_once(ending: type[BaseException]) -> None:
+    """Python waits for all threads before it ends, and a time limit is one."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise ending
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(ending):
+            runner.run(["sleep", "2"], timeout=600)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    limits = [one for one in threading.enumerate() if isinstance(one, threading.Timer)]
+    for one in limits:
+        one.join(1)
+    assert not [one for one in limits if one.is_alive()]
 
 
 def test_command_that_is_not_there() -> None:
