@@ -146,7 +146,7 @@ class Moment:
         self._ns = min(self._ns, time.time_ns() - passed)
 
     def unchanged(self, *facts: os.stat_result) -> bool:
-        """Whether none of these things had changed since when its facts were asked for."""
+        """Whether none of these things had changed between the moment and its being looked at."""
         self.look()
         return all(one.st_ctime_ns < self._ns - _RECENT_NS for one in facts)
 
@@ -182,20 +182,26 @@ class Copied:
         """
         if not self.may_know(pair):
             return False
-        try:
-            above = self._is_in_place(os.path.dirname(pair.path), pair.name.count(b"/"), folders)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return above and self._begun.unchanged(pair.facts)
-
-    def _is_in_place(self, folder: bytes, depth: int, folders: dict[bytes, bool]) -> bool:
-        """Whether a folder, so many levels below the top, is where and what it was."""
+        folder = os.path.dirname(pair.path)
         if folder not in folders:
-            unchanged = self._begun.unchanged(os.lstat(folder))
-            folders[folder] = unchanged and (
-                not depth or self._is_in_place(os.path.dirname(folder), depth - 1, folders)
-            )
-        return folders[folder]
+            folders[folder] = self._is_in_place(folder, pair.name.count(b"/"))
+        return folders[folder] and self._begun.unchanged(pair.facts)
+
+    def _is_in_place(self, folder: bytes, depth: int) -> bool:
+        """Whether a folder, so many levels below the top, is what it was, and all above it.
+
+        Each is asked for after what is in it, or that might have been moved away and back.
+        """
+        above = []
+        try:
+            for _ in range(depth + 1):
+                above.append(os.lstat(folder))
+                folder = os.path.dirname(folder)
+        except OSError as problem:
+            if problem.errno == errno.EIO:
+                raise
+            return False
+        return self._begun.unchanged(*above)
 
     def is_whole(self, pair: Pair) -> bool:
         """Whether the copy of a file that it `knows` holds what the source does.
@@ -361,9 +367,9 @@ def _judged(
                 known = copied if copied and copied.knows(pair, folders) else None
                 if pair.is_small:
                     yield pair, _judge(pair, skip, known)
-                    continue
-                large.append((pair, pool.submit(_judge, pair, skip, known)))
-                if len(large) > _LARGE_AHEAD:
+                else:
+                    large.append((pair, pool.submit(_judge, pair, skip, known)))
+                while large and (len(large) > _LARGE_AHEAD or large[0][1].done()):
                     first, found = large.popleft()
                     yield first, found.result()
         for first, found in large:
