@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from crfs import runner
-from crfs.errors import DisagreementError, HostError
+from crfs.errors import UNCHANGED, DisagreementError, HostError
 from crfs.streams import in_order
 
 PIECE = 2**20  # bytes read and written at once
@@ -110,7 +110,7 @@ def _geometry(text: str) -> tuple[int, int]:
 def _not_understood() -> HostError:
     return HostError(
         "The output of dumpe2fs cannot be understood.",
-        data="Nothing was changed by this.",
+        data=UNCHANGED,
         advice="check that e2fsprogs is installed as your system has it, then 'sudo crfs resume'",
     )
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 
 UNTOUCHED = "Nothing was changed: card and stick are untouched."
+# Wherever a migration may be.
+UNCHANGED = "Nothing was changed by this."
 KEPT = "What was proven before is still there; nothing was given up."
 CARD_UNTOUCHED = "The card is untouched."
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crfs import fatfile, probe, runner
-from crfs.errors import CommandError, HsmError
+from crfs.errors import UNCHANGED, CommandError, HsmError
 from crfs.model import SEALED_KEY
 
 TITLE = "HSM"
@@ -129,7 +129,7 @@ def _tool(argv: list[str]) -> bytes:
         said = failure.advice.removeprefix("read what the command said: ")
         raise HsmError(
             f"The HSM did not do its part ({argv[0]}): {said}",
-            data="Nothing was changed by this.",
+            data=UNCHANGED,
             advice=_LOOK_AT_LED,
         ) from None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crfs import probe, runner
-from crfs.errors import CommandError, DisagreementError
+from crfs.errors import UNCHANGED, CommandError, DisagreementError
 from crfs.model import Cipher
 
 # The key has 4096 random bits: no slow function can add to that, and argon2 may exhaust a Pi.
@@ -212,7 +212,7 @@ def parse_metadata(text: str) -> Metadata:
     if not right:
         raise CommandError(
             "The LUKS header describes itself in a way that crfs does not understand.",
-            data="Nothing was changed by this.",
+            data=UNCHANGED,
             advice="'sudo crfs header restore FILE' brings back a header from its backup",
         )
     return header

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import sh
 
-from crfs.errors import CommandError
+from crfs.errors import UNCHANGED, CommandError
 
 PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 ENVIRONMENT = {"PATH": PATH, "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8"}
@@ -53,7 +53,7 @@ def query(argv: Sequence[str], *, timeout: float = 60, ok: Sequence[int] = (0,))
     Raises CommandError like `run`.
     """
     out = io.BytesIO()
-    _start(argv, None, timeout, ok, "Nothing was changed by this.", out)
+    _start(argv, None, timeout, ok, UNCHANGED, out)
     return out.getvalue().decode(errors="surrogateescape")
 
 
@@ -133,7 +133,7 @@ def find(name: str) -> str:
             return path
     raise CommandError(
         f"The command {name} is not installed.",
-        data="Nothing was changed by this.",
+        data=UNCHANGED,
         advice=f"install the package that has {name}, then try again",
     )
 

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from crfs import dress, luks, probe, runner
-from crfs.errors import CommandError, HsmError
+from crfs.errors import UNCHANGED, CommandError, HsmError
 
 TITLE = "TPM"
 DEVICE = Path("/dev/tpmrm0")
@@ -88,7 +88,7 @@ def sealed_key(device: str) -> bytes:
     if not found:
         raise HsmError(
             f"There is no key sealed by a TPM in the header of {device}.",
-            data="Nothing was changed by this.",
+            data=UNCHANGED,
             advice="'sudo crfs header restore FILE' brings back a header from its backup",
         )
     return json.dumps(found[0]).encode()
@@ -116,6 +116,6 @@ def _script(what: str, given: bytes = b"") -> bytes:
         said = probe.printable_line(failure.advice.rpartition("\n")[2])
         raise HsmError(
             "The TPM did not do its part: " + said.removeprefix("read what the command said: "),
-            data="Nothing was changed by this.",
+            data=UNCHANGED,
             advice=_ADVICE,
         ) from None

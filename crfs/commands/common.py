@@ -6,12 +6,9 @@ import os
 import sys
 
 from crfs import probe
-from crfs.errors import Declined, NotRootError, StateError
+from crfs.errors import UNCHANGED, Declined, NotRootError, StateError
 from crfs.journal import Journal
 from crfs.model import ROOT_MAPPING, Record
-
-# Whatever the command is, and wherever a migration may be.
-_UNCHANGED = "Nothing was changed by this."
 
 
 def require_root(command: str) -> None:
@@ -45,7 +42,7 @@ def confirm(question: str) -> None:
     if not sys.stdin.isatty():
         raise Declined(
             "There is no terminal to ask on.",
-            data=_UNCHANGED,
+            data=UNCHANGED,
             advice="add '--yes' if you agree to the plan",
         )
     try:
@@ -55,6 +52,6 @@ def confirm(question: str) -> None:
     if answer.strip().lower() != "yes":
         raise Declined(
             "You did not say yes.",
-            data=_UNCHANGED,
+            data=UNCHANGED,
             advice="type the command again; it asks again",
         )

@@ -6,7 +6,7 @@ import argparse
 import json
 
 from crfs.checks import Check, Finding, Machine, Verdict, encryption, groups, sentence
-from crfs.errors import CrfsError, DoctorFailure, DoctorUnsure, DoctorWarning
+from crfs.errors import UNCHANGED, CrfsError, DoctorFailure, DoctorUnsure, DoctorWarning
 
 Found = list[tuple[str, Check, Finding]]
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             ids = ", ".join(check.id for check, _ in worst)
             raise kind(
                 sentence(f"{text.format(len(worst), len(found))}: {ids}"),
-                data="Nothing was changed by this.",
+                data=UNCHANGED,
                 advice=_next([finding for _, finding in worst]),
             )
     return 0

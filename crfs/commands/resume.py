@@ -9,7 +9,7 @@ from crfs import fatfile, live, luks, probe
 from crfs.bootconfig import STAGE
 from crfs.bootfiles import BootFiles
 from crfs.commands import common, follow
-from crfs.errors import StateError
+from crfs.errors import UNCHANGED, StateError
 from crfs.machine import Migration
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING
 from crfs.steps import TRYING_ROOT, Context
@@ -67,13 +67,13 @@ def _require_restorable(context: Context) -> None:
     if record.state != TRYING_ROOT or not record.halt or context.where() != STAGE:
         raise StateError(
             "Only a cryptrfs whose trial boots have failed can be restored again.",
-            data="Nothing was changed by this.",
+            data=UNCHANGED,
             advice="'sudo crfs status' tells where the migration is, 'sudo crfs resume' goes on",
         )
     if not probe.unlocked_by_itself(STAGE_MAPPING):
         title = context.binding.TITLE
         raise StateError(
             f"In this boot it was not the {title} that unlocked the stick.",
-            data="Nothing was changed by this.",
+            data=UNCHANGED,
             advice=f"reboot, so that the {title} unlocks it; then type this again",
         )

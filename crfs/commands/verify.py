@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from crfs import bootconfig, bootrecord, keys, luks, probe, runner, tpm2
 from crfs.checks import encryption
 from crfs.commands import common
-from crfs.errors import CrfsError, VerifyError
+from crfs.errors import UNCHANGED, CrfsError, VerifyError
 from crfs.model import TPM2
 
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         raise VerifyError(
             f"{len(missing)} of {len(checks)} checks failed: "
             + ", ".join(check.id for check in missing),
-            data="Nothing was changed by this.",
+            data=UNCHANGED,
             advice="'sudo crfs status' tells where a migration stands",
         )
     return 0

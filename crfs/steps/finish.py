@@ -9,7 +9,7 @@ from typing import IO
 
 from crfs import blocks, luks, probe
 from crfs.bootconfig import ROOT
-from crfs.errors import CommandError, DisagreementError
+from crfs.errors import UNCHANGED, CommandError, DisagreementError
 from crfs.model import ROOT_MAPPING, STAGE_MAPPING, Plan
 from crfs.steps.base import (
     READING_IS_FASTER,
@@ -30,7 +30,7 @@ def _make_root_default(context: Context) -> None:
     if context.where() != ROOT or not probe.unlocked_by_itself(ROOT_MAPPING):
         raise DisagreementError(
             f"This boot does not run from cryptrfs, unlocked by the {context.binding.TITLE}.",
-            data="Nothing was changed by this.",
+            data=UNCHANGED,
             advice="'sudo crfs resume'",
         )
     context.boot.make_default(ROOT)
